@@ -1,0 +1,28 @@
+"""The progress record: served by rank 0 at `/progress`, and part of the termination record."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+Stage = Literal["starting", "downloading", "loading", "evaluating", "training", "saving", "publishing", "done"]
+
+
+class ProgressRecord(BaseModel):
+    """Readers take unknown keys without complaint: a newer trainer may say more than an older operator knows."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+    run: int
+    attempt: int
+    stage: Stage
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    tokens_total: int = 0
+    eta_seconds: int | None = None
+    checkpoint_step: int | None = None
+    """Step of the newest checkpoint whose manifest is in S3."""
+    checkpoint_uri: str | None = None
