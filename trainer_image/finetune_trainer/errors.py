@@ -1,0 +1,98 @@
+"""The ways a start can end other than well: each error carries the exit code and the reason that the operator reads.
+
+Raised anywhere in the trainer, translated in `__main__` alone. The message is for the person who wrote the job: it
+names the field, or file and row, and the cure.
+"""
+
+from typing import ClassVar
+
+from finetune_contract.exitcodes import ExitCode
+
+
+class TrainerError(Exception):
+    """An end that was foreseen. Anything else is a bug, and ends with a traceback and no code of the contract."""
+
+    code: ClassVar[ExitCode]
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ConfigurationError(TrainerError):
+    """What the person asked for cannot be done, or what they named is not there."""
+
+    code = ExitCode.INVALID_CONFIGURATION
+
+    def __init__(self, message: str, *, field: str, reason: str = "InvalidConfiguration") -> None:
+        super().__init__(message if field in message else f"{field}: {message}", reason=reason)
+        self.field = field
+
+
+class DataError(TrainerError):
+    """A row that cannot be trained on. `row` counts from 1, as an editor's line numbers do."""
+
+    code = ExitCode.INVALID_DATA
+
+    def __init__(
+        self, message: str, *, file: str, row: int | None = None, field: str | None = None, reason: str = "InvalidData"
+    ) -> None:
+        place = [file, *([f"row {row}"] if row is not None else []), *([f"field {field!r}"] if field else [])]
+        super().__init__(f"{', '.join(place)}: {message}", reason=reason)
+        self.file = file
+        self.row = row
+        self.field = field
+
+
+class NoValidCheckpoint(TrainerError):
+    """Manifests of this run exist and none verifies: starting at step 0 would hide a loss of work."""
+
+    code = ExitCode.NO_VALID_CHECKPOINT
+
+    def __init__(self, message: str, *, reason: str = "NoValidCheckpoint") -> None:
+        super().__init__(message, reason=reason)
+
+
+class AcceleratorOutOfMemory(TrainerError):
+    code = ExitCode.ACCELERATOR_OUT_OF_MEMORY
+
+    def __init__(self, message: str, *, reason: str = "AcceleratorOutOfMemory") -> None:
+        super().__init__(message, reason=reason)
+
+
+class Diverged(TrainerError):
+    """The loss became NaN or infinite."""
+
+    code = ExitCode.DIVERGED
+
+    def __init__(self, message: str, *, reason: str = "Diverged") -> None:
+        super().__init__(message, reason=reason)
+
+
+class Transient(TrainerError):
+    """Storage, network or download: worth another try by the operator, after ours are used up."""
+
+    code = ExitCode.TRANSIENT
+
+    def __init__(self, message: str, *, reason: str = "StorageUnavailable") -> None:
+        super().__init__(message, reason=reason)
+
+
+class Superseded(Transient):
+    """A newer start of the same run has begun: this one may no longer commit anything."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="Superseded")
+
+
+class StoppedAfterSave(TrainerError):
+    """Stopped on request, with nothing lost: a verified checkpoint holds every step done."""
+
+    code = ExitCode.STOPPED_AFTER_SAVE
+
+    def __init__(self, message: str, *, reason: str = "StoppedAfterSave") -> None:
+        super().__init__(message, reason=reason)
