@@ -71,9 +71,12 @@ class Freeze(_Part):
 
 class Method(_Part):
     type: Literal["lora", "qlora", "full", "freeze"]
-    lora: Lora
-    quantization: Quantization
-    freeze: Freeze
+    lora: Lora | None = None
+    """Exactly for lora and qlora."""
+    quantization: Quantization | None = None
+    """Exactly for qlora."""
+    freeze: Freeze | None = None
+    """Exactly for freeze."""
 
 
 class Deepspeed(_Part):

@@ -1,10 +1,10 @@
 """Where things lie below `output.uri` (design: S3 is the only hand-over between pods).
 
-    <output.uri>/.finetune/prepared/<digest>/             rows of a preparation, by content
-    <output.uri>/.finetune/runs/<uid>-r<N>/checkpoints/step-00000042/
-    <output.uri>/.finetune/runs/<uid>-r<N>/epochs/00000001
-    <output.uri>/<name>-r<N>-<uid8>/                      the result of a run
-    <output.uri>/latest.json                              which result is the newest
+<output.uri>/.finetune/prepared/<digest>/             rows of a preparation, by content
+<output.uri>/.finetune/runs/<uid>-r<N>/checkpoints/step-00000042/
+<output.uri>/.finetune/runs/<uid>-r<N>/epochs/00000001
+<output.uri>/<name>-r<N>-<uid8>/                      the result of a run
+<output.uri>/latest.json                              which result is the newest
 """
 
 from finetune_contract.jobspec import Identity

@@ -25,6 +25,9 @@ class PreparedResult(_Part):
     tokens: int
     supervised_tokens: int
     longest_row: int
+    """Tokens."""
+    parameters: int = 0
+    """Of the model: the operator's memory check before a GPU is asked for."""
     reused: bool = False
 
 
@@ -70,31 +73,13 @@ class TerminationRecord(_Part):
         return ExitCode(self.exit_code) if self.exit_code in ExitCode.__members__.values() else None
 
     def render(self) -> bytes:
-        """JSON within `MAX_BYTES`: first the sample answers are shortened and dropped, then the message."""
+        """JSON within `MAX_BYTES`: first the sample answers are shortened, then dropped, then the message is cut."""
         slim = self.model_copy(update={"message": _cut(self.message, _MAX_MESSAGE)})
-        for candidate in (slim, slim._with_short_samples(), slim._with_samples(0)):
-            data = candidate._json()
+        for candidate in (slim, _with_short_samples(slim), _without_samples(slim)):
+            data = _json(candidate)
             if len(data) <= MAX_BYTES:
                 return data
-        return slim._with_samples(0).model_copy(update={"message": _cut(self.message, 300), "progress": None})._json()
-
-    def _json(self) -> bytes:
-        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
-
-    def _with_samples(self, count: int) -> "TerminationRecord":
-        if self.evaluation is None:
-            return self
-        evaluation = self.evaluation.model_copy(update={"samples": self.evaluation.samples[:count]})
-        return self.model_copy(update={"evaluation": evaluation})
-
-    def _with_short_samples(self) -> "TerminationRecord":
-        if self.evaluation is None:
-            return self
-        samples = tuple(
-            SampleAnswer(**{name: _cut(text, _MAX_ANSWER) for name, text in sample.model_dump().items()})
-            for sample in self.evaluation.samples[:2]
-        )
-        return self.model_copy(update={"evaluation": self.evaluation.model_copy(update={"samples": samples})})
+        return _json(_without_samples(slim).model_copy(update={"message": _cut(self.message, 300), "progress": None}))
 
     @classmethod
     def parse(cls, text: str | None) -> "TerminationRecord | None":
@@ -103,6 +88,31 @@ class TerminationRecord(_Part):
             return cls.model_validate_json(text or "")
         except ValueError:
             return None
+
+
+def _json(record: TerminationRecord) -> bytes:
+    return record.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+def _without_samples(record: TerminationRecord) -> TerminationRecord:
+    return _with_samples(record, ())
+
+
+def _with_short_samples(record: TerminationRecord) -> TerminationRecord:
+    samples = record.evaluation.samples[:2] if record.evaluation else ()
+    return _with_samples(
+        record,
+        tuple(
+            SampleAnswer(**{name: _cut(text, _MAX_ANSWER) for name, text in sample.model_dump().items()})
+            for sample in samples
+        ),
+    )
+
+
+def _with_samples(record: TerminationRecord, samples: tuple[SampleAnswer, ...]) -> TerminationRecord:
+    if record.evaluation is None:
+        return record
+    return record.model_copy(update={"evaluation": record.evaluation.model_copy(update={"samples": samples})})
 
 
 def _cut(text: str, length: int) -> str:
