@@ -11,11 +11,11 @@
     hooks.stage("evaluating")   held-out rows at the end
     hooks.stage("saving")       the result is written to `TrainResult.directory`
 
-A checkpoint is the directory `<output_dir>/checkpoint-<step>`, complete when the Trainer calls `on_save`. `on_save` runs
-on every rank after that rank wrote its own files (`rng_state_<rank>.pth`, ZeRO shards), without a barrier: a callback that
-uploads the directory of the whole node waits for all its ranks first. The Trainer saves every
-`spec.checkpoint.everySteps` and at the last step; a callback gets one more by `control.should_save = True`. A callback may raise any
-`TrainerError` (`StoppedAfterSave`, say): it leaves `train.run` unchanged.
+A checkpoint is the directory `<output_dir>/checkpoint-<step>`, complete when the Trainer calls `on_save`, which runs
+on every rank after that rank wrote its own files (`rng_state_<rank>.pth`, ZeRO shards), without a barrier: a callback
+that uploads the directory of the whole node waits for all its ranks first. The Trainer saves every
+`spec.checkpoint.everySteps` and at the last step; a callback gets one more by `control.should_save = True`. A callback
+may raise any `TrainerError` (`StoppedAfterSave`, say): it leaves `train.run` unchanged.
 """
 
 from collections.abc import Callable, Sequence
