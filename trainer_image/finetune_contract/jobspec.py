@@ -10,8 +10,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from finetune_contract import CONTRACT_VERSION
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(
@@ -190,7 +188,8 @@ class Prepared(_Part):
 
 
 class JobFile(_Part):
-    version: Literal[1] = CONTRACT_VERSION
+    version: Literal[1] = 1
+    """`CONTRACT_VERSION` of the writer; another one is refused."""
     identity: Identity
     spec: Spec
     world: World
