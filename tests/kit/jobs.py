@@ -54,6 +54,9 @@ class Jobs:
     def get(self, name: str) -> Object:
         return dict(self.kubectl.get("-n", self.namespace, "finetunejob", name))
 
+    def exists(self, name: str) -> bool:
+        return bool(self.kubectl("-n", self.namespace, "get", "finetunejob", name, "--ignore-not-found", "-o", "name"))
+
     def patch(self, name: str, patch: str) -> None:
         self.kubectl("-n", self.namespace, "patch", "finetunejob", name, "--type=merge", "-p", patch)
 

@@ -1,0 +1,38 @@
+"""Deleting a FineTuneJob takes its pods along and keeps what it published, with and without an operator."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.test_interruptions import step_of
+from tests.kit.jobs import Jobs, Object
+from tests.localcluster.waiting import until
+
+pytestmark = pytest.mark.cluster
+
+
+def children(jobs: Jobs, name: str) -> list[str]:
+    found: list[Object] = [child for kind in ("jobs", "pods", "services") for child in jobs.children(name, kind)]
+    return [f"{child['kind']}/{child['metadata']['name']}" for child in found]
+
+
+@pytest.mark.parametrize(
+    "replicas", [pytest.param(1, id="operator running"), pytest.param(0, id="operator scaled to 0")]
+)
+def test_deleting_a_training_job_leaves_no_child(platform, jobs: Jobs, replicas: int) -> None:
+    name = jobs.apply(platform.tiny_job("doomed", training__maxSteps=2000))
+    jobs.wait(name, lambda job: step_of(job) > 0, what="training")
+    try:
+        platform.scale_operator(replicas)
+        jobs.delete(name)
+        until("the children are gone", lambda: children(jobs, name) == [], seconds=120)
+    finally:
+        platform.scale_operator(1)
+
+
+def test_deleting_a_finished_job_keeps_what_it_published(platform, jobs: Jobs) -> None:
+    name = jobs.apply(platform.tiny_job("kept", training__maxSteps=2))
+    done = jobs.wait_succeeded(name)
+    jobs.delete(name)
+    until("the children are gone", lambda: children(jobs, name) == [], seconds=60)
+    assert any(key.endswith("/manifest.json") for key in platform.published(done))

@@ -1,0 +1,31 @@
+"""Install, upgrade and uninstall by Helm while a job runs: it goes on, and the objects stay."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.test_interruptions import step_of
+from tests.kit.jobs import Jobs
+from tests.localcluster.waiting import until
+
+pytestmark = pytest.mark.cluster
+
+
+def test_a_running_job_survives_upgrade_uninstall_and_install(platform, jobs: Jobs) -> None:
+    name = jobs.apply(platform.tiny_job("survivor", training__maxSteps=500))
+    jobs.wait(name, lambda job: step_of(job) > 0, what="training")
+
+    platform.chart.install({**platform.values, "log": {"level": "debug"}})
+    [pod] = jobs.pods(name)
+    assert pod["status"]["phase"] == "Running"
+    assert "deletionTimestamp" not in pod["metadata"]
+
+    platform.chart.uninstall()
+    assert not platform.kubectl.succeeds("-n", "finetune-system", "get", "deployment", "finetune-operator")
+    assert jobs.exists(name)
+    assert {pod["metadata"]["uid"] for pod in jobs.pods(name)} == {pod["metadata"]["uid"]}
+
+    platform.install()
+    until("the operator is back", platform.operator_is_ready, seconds=60)
+    done = jobs.wait_succeeded(name)
+    assert (done["status"]["run"], done["status"]["attempt"]) == (1, 1)

@@ -1,0 +1,95 @@
+"""Operator and trainer are scraped by a real Prometheus."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.test_interruptions import step_of
+from tests.kit.jobs import Jobs
+from tests.localcluster import packages
+from tests.localcluster.waiting import until
+
+pytestmark = pytest.mark.cluster
+
+TRAINER = [
+    "finetune_trainer_step", "finetune_trainer_loss", "finetune_trainer_learning_rate", "finetune_trainer_grad_norm",
+    "finetune_trainer_tokens_per_second", "finetune_trainer_tokens_total", "finetune_trainer_samples_total",
+    "finetune_trainer_epoch", "finetune_trainer_eta_seconds", "finetune_trainer_mfu_ratio",
+    "finetune_trainer_peak_memory_bytes", "finetune_trainer_last_checkpoint_step",
+    "finetune_trainer_last_checkpoint_timestamp_seconds", "finetune_trainer_data_wait_seconds_total",
+]  # fmt: skip
+OPERATOR = [
+    'finetune_operator_jobs{phase="Training"}', "finetune_operator_reconcile_duration_seconds_count",
+    "finetune_operator_reconcile_errors_total", "finetune_operator_workqueue_depth",
+    'finetune_operator_kube_api_requests_total{code="201"}', "finetune_operator_attempts_total",
+]  # fmt: skip
+
+
+class Prometheus:
+    """A server of Debian's package, discovering pods by the Kubernetes API."""
+
+    def __init__(self, folder: Path, kubeconfig: Path, namespaces: list[str], port: int = 9391) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.folder, self.port = folder, port
+        pods = {"role": "pod", "kubeconfig_file": str(kubeconfig), "namespaces": {"names": namespaces}}
+        keep = {
+            "source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "metrics|http", "action": "keep",
+        }  # fmt: skip
+        config = {
+            "global": {"scrape_interval": "1s"},
+            "scrape_configs": [{"job_name": "pods", "kubernetes_sd_configs": [pods], "relabel_configs": [keep]}],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+
+    def __enter__(self) -> Prometheus:
+        self._log = (self.folder / "log").open("wb")
+        self._process = subprocess.Popen(
+            ["prometheus", f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={self.folder}/data",
+             f"--web.listen-address=127.0.0.1:{self.port}"],
+            stdout=self._log, stderr=self._log,
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=20)
+        self._log.close()
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        try:
+            with urllib.request.urlopen(
+                f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+            ) as answer:
+                return list(json.load(answer)["data"]["result"])
+        except OSError:
+            return []
+
+
+@pytest.fixture
+def prometheus(platform, jobs: Jobs, tmp_path: Path) -> Iterator[Prometheus]:
+    packages.ensure({"prometheus": "prometheus"})
+    with Prometheus(tmp_path, platform.cluster.kubeconfig, ["finetune-system", jobs.namespace]) as server:
+        yield server
+
+
+def test_a_real_prometheus_scrapes_operator_and_trainer(platform, jobs: Jobs, prometheus: Prometheus) -> None:
+    name = jobs.apply(platform.tiny_job("measured", training__maxSteps=600))
+    jobs.wait(name, lambda job: step_of(job) > 20, what="training")
+    for metric in [*TRAINER, *OPERATOR]:
+        until(f"{metric} is scraped", lambda metric=metric: bool(prometheus.query(metric)), seconds=40)
+    [step] = prometheus.query("max(finetune_trainer_step)")
+    assert 0 < float(step["value"][1]) <= 600
+    series = prometheus.query('count({__name__=~"finetune_trainer_.*"}) by (pod)') or prometheus.query(
+        'count({__name__=~"finetune_trainer_.*"})'
+    )
+    assert int(series[0]["value"][1]) < 100  # bounded label sets
+    jobs.delete(name)
