@@ -27,15 +27,19 @@ class Damaged(Exception):
 
 def build(folder: Path, kind: Kind, *, also: Iterable[FileEntry] = (), **meta: Any) -> Manifest:
     """Hashes every file below the folder once. `also`: entries that other nodes hashed and uploaded."""
-    return Manifest(kind=kind, files=tuple(sorted({*entries(folder), *also}, key=lambda entry: entry.path)), **meta)
+    return Manifest(kind=kind, files=tuple(sorted({*entries(folder), *also}, key=lambda file: file.path)), **meta)
 
 
 def entries(folder: Path) -> tuple[FileEntry, ...]:
     return tuple(
-        FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256(path))
+        entry(folder, path.relative_to(folder).as_posix())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_NAME
+        if path.is_file() and path != folder / MANIFEST_NAME
     )
+
+
+def entry(folder: Path, path: str) -> FileEntry:
+    return FileEntry(path=path, size=(folder / path).stat().st_size, sha256=sha256(folder / path))
 
 
 def sha256(path: Path) -> str:
@@ -106,8 +110,10 @@ def load(storage: Storage, uri: str, *, field: str = FIELD_OUTPUT) -> Manifest |
         Damaged: there is one, and it cannot be read.
     """
     data = storage.get_bytes(f"{uri}/{MANIFEST_NAME}", field=field)
-    if data is None:
-        return None
+    return None if data is None else _parse(data, uri)
+
+
+def _parse(data: bytes, uri: str) -> Manifest:
     try:
         manifest = Manifest.parse(data)
     except ValueError as error:
@@ -132,16 +138,17 @@ def fetch(storage: Storage, uri: str, into: Path, *, field: str = FIELD_OUTPUT) 
     Raises:
         Damaged: no manifest, or a file that is not as stated; says which.
     """
-    manifest = load(storage, uri, field=field)
-    if manifest is None:
+    data = storage.get_bytes(f"{uri}/{MANIFEST_NAME}", field=field)
+    if data is None:
         raise Damaged(uri, [f"no {MANIFEST_NAME}"])
+    manifest = _parse(data, uri)
     if problems := _stored_problems(storage, manifest, uri, field):
         raise Damaged(uri, problems)
     for entry in manifest.files:
         storage.download(f"{uri}/{entry.path}", into / entry.path, field=field)
     if problems := verify_local(into, manifest):
         raise Damaged(uri, problems)
-    (into / MANIFEST_NAME).write_bytes(manifest.render())
+    (into / MANIFEST_NAME).write_bytes(data)
     return manifest
 
 

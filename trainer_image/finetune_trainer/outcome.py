@@ -1,0 +1,107 @@
+"""How a process of the trainer ended, as a record: every error gets its exit code, reason and message here.
+
+A rank leaves its record as a file for the supervisor of its node, which leaves one for the kubelet. Imports neither
+torch nor boto3: the supervisor needs this and starts at once.
+"""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune_contract import names
+from finetune_contract.exitcodes import ExitCode
+from finetune_contract.progress import ProgressRecord
+from finetune_contract.termination import TerminationRecord
+from finetune_trainer.errors import TrainerError
+
+Role = Literal["prepare", "train"]
+
+ENV_OUTCOME_DIR = "FINETUNE_OUTCOME_DIR"
+"""Set by the supervisor for its ranks."""
+EXIT_BUG = 1
+"""No code of the contract: the operator then looks at the pod instead."""
+
+
+def success(role: Role, message: str, **results: Any) -> TerminationRecord:
+    return TerminationRecord(
+        role=role, exit_code=ExitCode.SUCCEEDED, reason="Succeeded", message=message, node_rank=node_rank(), **results
+    )
+
+
+def failure(role: Role, error: BaseException, *, progress: ProgressRecord | None = None) -> TerminationRecord:
+    code, reason, message = _verdict(error)
+    return TerminationRecord(
+        role=role, exit_code=code, reason=reason, message=message, node_rank=node_rank(), progress=progress
+    )
+
+
+def _verdict(error: BaseException) -> tuple[int, str, str]:
+    if isinstance(error, TrainerError):
+        return error.code, error.reason, error.message
+    kind, text = type(error).__name__, str(error)
+    if kind == "OutOfMemoryError" or "CUDA out of memory" in text:
+        return ExitCode.ACCELERATOR_OUT_OF_MEMORY, "AcceleratorOutOfMemory", text
+    if _is_disk_full(error):
+        return ExitCode.TRANSIENT, "StorageFull", f"no space left in the pod: {text}"
+    if kind in {"DistNetworkError", "DistStoreError"}:
+        return ExitCode.TRANSIENT, "PeersUnreachable", f"the other ranks could not be reached: {text}"
+    if kind == "DistBackendError" or "gloo" in text:
+        return EXIT_BUG, "CollectiveFailed", f"another rank went away: {text}"
+    return EXIT_BUG, "InternalError", f"{kind}: {text}"
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """The writers of torch and safetensors hide the errno in their text."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return True
+    return "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error)
+
+
+def node_rank() -> int:
+    return int(os.environ.get(names.ENV_NODE_RANK, "0"))
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+def write_atomically(path: Path, data: bytes) -> None:
+    """A reader finds the former content or this, never half of it."""
+    draft = path.with_name(path.name + ".draft")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+def rank_file(folder: Path, local_rank: int) -> Path:
+    return folder / f"rank-{local_rank}.json"
+
+
+def progress_file(folder: Path) -> Path:
+    """Kept up to date by rank 0, so that even a rank that the kernel kills leaves behind how far it was."""
+    return folder / "progress.json"
+
+
+def leave(record: TerminationRecord) -> None:
+    """Where a supervisor looks for it; without one (`rank` started by hand) nowhere."""
+    if folder := os.environ.get(ENV_OUTCOME_DIR):
+        path = rank_file(Path(folder), int(os.environ.get("LOCAL_RANK", "0")))
+        write_atomically(path, record.model_dump_json(by_alias=True).encode())
+
+
+def read_record(path: Path) -> TerminationRecord | None:
+    return TerminationRecord.parse(path.read_text()) if path.is_file() else None
+
+
+def read_progress(folder: Path) -> ProgressRecord | None:
+    path = progress_file(folder)
+    try:
+        return ProgressRecord.model_validate_json(path.read_bytes()) if path.is_file() else None
+    except ValueError:
+        return None
+
+
+def tell_kubelet(record: TerminationRecord) -> None:
+    """The termination message. A mounted file cannot be replaced, so it is written in place."""
+    path = Path(os.environ.get(names.ENV_TERMINATION_LOG, names.TERMINATION_LOG))
+    try:
+        path.write_bytes(record.render())
+    except OSError as error:
+        print(f"the termination record could not be left at {path}: {error}", flush=True)
