@@ -1,0 +1,113 @@
+"""Loads the model to train, in the precision and with the attention that were chosen."""
+
+from pathlib import Path
+from typing import Any
+
+from finetune_contract.jobspec import Quantization
+from finetune_trainer.device import Device, Process
+from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.settings import Settings
+from finetune_trainer.source import FIELD, ModelFiles
+
+
+def load_tokenizer(files: ModelFiles) -> Any:
+    """The tokenizer, with a token to pad with. The vocabulary is never resized: padding is masked, so any token serves."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(**files.from_pretrained)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    files: ModelFiles,
+    settings: Settings,
+    device: Device,
+    process: Process,
+    quantization: Quantization | None,
+    scratch: Path,
+) -> Any:
+    """The causal language model, on this process's device where that is where it is loaded (quantised), else on the CPU.
+
+    Args:
+        quantization: None for weights as they are.
+        scratch: takes a .gguf model in the transformers format when it is quantised anew.
+
+    Raises:
+        ConfigurationError: the weights cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if quantization is not None and files.gguf:
+        files = _without_gguf(files, scratch / f"unpacked-{process.local_rank}")
+    arguments: dict[str, Any] = {"dtype": _dtype(settings), "attn_implementation": settings.attention}
+    if quantization is not None:
+        arguments |= {
+            "quantization_config": _bitsandbytes(quantization, settings),
+            "device_map": {"": process.local_rank if device.is_gpu else "cpu"},
+        }
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        message = f"the weights cannot be loaded: {first_line}"
+        raise ConfigurationError(message, field=FIELD, reason="ModelNotLoadable") from error
+    if files.gguf:
+        _forget_gguf(model)
+    if quantization is not None:
+        _keep_cpu_layout(model)
+    return model
+
+
+def _dtype(settings: Settings) -> Any:
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[settings.precision]
+
+
+def _bitsandbytes(quantization: Quantization, settings: Settings) -> Any:
+    """bitsandbytes as in QLoRA (arXiv:2305.14314): NF4 with double quantisation, or LLM.int8() (arXiv:2208.07339)."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantization.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_compute_dtype=_dtype(settings),
+        # ZeRO-3 partitions weights of one dtype together: the packed ones must carry the dtype of the others.
+        bnb_4bit_quant_storage=_dtype(settings) if settings.zero_stage == 3 else torch.uint8,
+    )
+
+
+def _without_gguf(files: ModelFiles, folder: Path) -> ModelFiles:
+    """A .gguf brings its own quantisation, which excludes another one: unpack it to a folder first."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype=torch.bfloat16)
+    _forget_gguf(model)
+    model.save_pretrained(folder)
+    return ModelFiles(folder, None, files.trust_remote_code)
+
+
+def _forget_gguf(model: Any) -> None:
+    """The weights are plain by now, but a model that remembers its GGUF quantiser refuses to be saved and trained."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    for name in ("quantization_method",):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _keep_cpu_layout(model: Any) -> None:
+    """bitsandbytes repacks 4-bit weights for AVX512-BF16 at the first forward pass in eval mode, and trains wrongly on
+    them afterwards: an evaluation in mid-training would corrupt what follows."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

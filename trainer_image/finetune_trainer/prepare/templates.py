@@ -1,0 +1,80 @@
+"""The named chat templates, and the choice among them.
+
+A template is jinja as in transformers' `apply_chat_template`; what stands in `{% generation %}` is the answer with the
+token that ends the turn. The model's own (`auto`) is nearly always the right one: Qwen scored 26 % with a foreign
+template and 57 % with its own (hiyouga/LLaMA-Factory#2509).
+"""
+
+from typing import Any
+
+from finetune_trainer.errors import ConfigurationError
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ message.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' }}"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content | trim + '<|eot_id|>' }}{% endgeneration %}"
+    "{% else %}{{ message.content | trim + '<|eot_id|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+ALPACA = (
+    "{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content + '\n\n' }}"
+    "{% elif message.role == 'user' %}{{ '### Instruction:\n' + message.content + '\n\n### Response:\n' }}"
+    "{% else %}{% generation %}{{ message.content + eos_token }}{% endgeneration %}{{ '\n\n' }}{% endif %}{% endfor %}"
+)
+DEFAULT = (
+    "{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content + '\n' }}"
+    "{% elif message.role == 'user' %}{{ 'Human: ' + message.content + '\nAssistant:' }}"
+    "{% else %}{% generation %}{{ message.content + eos_token }}{% endgeneration %}{{ '\n' }}{% endif %}{% endfor %}"
+)
+
+TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "alpaca": ALPACA, "default": DEFAULT}
+
+
+def choose_template(tokenizer: Any, name: str) -> str:
+    """Text of the template that a job asks for.
+
+    Raises:
+        ConfigurationError: unknown name, `auto` and the model has none, or the template's own tokens are not in the
+            model's vocabulary (the table of embeddings is never resized).
+    """
+    field = "spec.dataset.template"
+    names = ", ".join(["auto", *TEMPLATES])
+    if name == "auto":
+        return _own_template(tokenizer, field)
+    if name not in TEMPLATES:
+        raise ConfigurationError(f"unknown template {name!r}; known are {names}", field=field)
+    missing = [token for token in _TOKENS.get(name, ()) if not _is_one_token(tokenizer, token)]
+    if missing:
+        cure = "use auto, alpaca or default, or a model that has them"
+        raise ConfigurationError(
+            f"{name} needs the tokens {', '.join(missing)}, the model has not; {cure}", field=field
+        )
+    return TEMPLATES[name]
+
+
+_TOKENS = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+}
+
+
+def _own_template(tokenizer: Any, field: str) -> str:
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        cure = f"the model has no chat template of its own; name one of {', '.join(TEMPLATES)}"
+        raise ConfigurationError(f"{cure}, and use the same one when serving", field=field)
+    return str(template)
+
+
+def _is_one_token(tokenizer: Any, token: str) -> bool:
+    return len(tokenizer(token, add_special_tokens=False)["input_ids"]) == 1
