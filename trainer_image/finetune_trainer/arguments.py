@@ -21,7 +21,7 @@ def training_arguments(job: JobFile, settings: Settings, device: Device, output_
 
     training = job.spec.training
     with_deepspeed = settings.zero_stage is not None
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(output_dir),
         max_steps=settings.total_steps,
         per_device_train_batch_size=training.per_device_batch_size,
@@ -57,6 +57,19 @@ def training_arguments(job: JobFile, settings: Settings, device: Device, output_
         average_tokens_across_devices=True,
         deepspeed=deepspeed_config(settings) if with_deepspeed else None,
     )
+    if with_deepspeed:
+        _start_deepspeed(device)
+    return arguments
+
+
+def _start_deepspeed(device: Device) -> None:
+    """Tells DeepSpeed of the process group. ZeRO-3 asks it for the number of ranks when the model is loaded."""
+    import deepspeed
+
+    if not device.is_gpu:
+        # Its shared-memory collectives are compiled at first use, half a minute in each new pod; gloo needs no compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if device.is_gpu else "gloo", auto_mpi_discovery=False)
 
 
 def deepspeed_config(settings: Settings) -> dict[str, Any]:

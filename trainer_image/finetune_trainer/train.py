@@ -334,6 +334,10 @@ def _tame_libraries(job: JobFile) -> None:
     if job.world.gpus_per_node == 0 or job.world.allow_cpu_for_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("DS_BUILD_OPS", "0")
+    if job.spec.training.deepspeed and job.world.size == 1:  # DeepSpeed wants a process group for one process, too
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+        for name, value in alone.items():
+            os.environ.setdefault(name, value)
 
 
 @contextmanager

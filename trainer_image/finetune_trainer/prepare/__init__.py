@@ -118,8 +118,9 @@ def _fetch_data(job: JobFile, storage: Storage, scratch: Path) -> _Data:
         for index, item in enumerate(dataset.train)
         for file in fetch(item.source, f"train-{index}", f"spec.dataset.train[{index}].source")
     ]
-    evaluation = dataset.evaluation and fetch(dataset.evaluation.source, "evaluation", "spec.dataset.evaluation.source")
-    return _Data(train, evaluation)
+    if dataset.evaluation is None:
+        return _Data(train, None)
+    return _Data(train, fetch(dataset.evaluation.source, "evaluation", "spec.dataset.evaluation.source"))
 
 
 def _mask_options(job: JobFile) -> dict[str, bool]:
@@ -170,18 +171,15 @@ def _prepare(
     train_rows = list(limit.apply(train, _render(renderer, train, "training", report)))
     evaluation_rows = list(limit.apply(held_out, _render(renderer, held_out, "held-out", report)))
     limit.check()
-    stats = {
-        "counts": _counts(train_rows, evaluation_rows, limit.truncated),
-        "overlap": len({content_key(row) for row in train} & {content_key(row) for row in held_out}),
-        "inputs": inputs,
-    }
-    counts = stats["counts"]
+    counts = _counts(train_rows, evaluation_rows, limit.truncated)
+    overlap = len({content_key(row) for row in train} & {content_key(row) for row in held_out})
+    stats = {"counts": counts, "overlap": overlap, "inputs": inputs}
     report(
         f"rows: {counts['trainRows']:,} to train on, {counts['evaluationRows']:,} held out; "
         f"{counts['tokens']:,} tokens, {counts['supervisedTokens']:,} learned; the longest row has {counts['longestRow']:,}"
     )
-    if stats["overlap"]:
-        report(f"warning: {stats['overlap']:,} held-out rows also stand in the training rows; their score flatters")
+    if overlap:
+        report(f"warning: {overlap:,} held-out rows also stand in the training rows; their score flatters")
     questions = [
         store.Question(
             renderer.prompt(row), row.messages[-2].content if len(row.messages) > 1 else "", row.messages[-1].content
