@@ -17,11 +17,12 @@ Kind = Literal["prepared", "checkpoint", "adapter", "model"]
 Problem = str
 
 
-class Damaged(Exception):
-    """What lies there is not what its manifest states."""
+class Damaged(Transient):
+    """What lies there is not what its manifest states. Who can do without it catches this; for others another start may
+    find it mended."""
 
     def __init__(self, uri: str, problems: list[Problem]) -> None:
-        super().__init__(f"{uri}: {'; '.join(problems)}")
+        super().__init__(f"{uri}: {'; '.join(problems)}", reason="DamagedInStorage")
         self.problems = problems
 
 

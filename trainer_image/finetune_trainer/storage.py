@@ -25,12 +25,9 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
-    HTTPClientError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
-    ReadTimeoutError,
-    ResponseStreamingError,
     SSLError,
 )
 
@@ -289,7 +286,7 @@ class Storage:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Transient),
             stop=tenacity.stop_before_delay(self._budget),
-            wait=tenacity.wait_exponential_jitter(initial=0.5, max=15),
+            wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
             before_sleep=announce,
             reraise=True,
         )
@@ -333,8 +330,6 @@ class Storage:
             )
         if isinstance(error, ParamValidationError):
             return ConfigurationError(f"{uri}: {error}", field=field)
-        if isinstance(error, HTTPClientError | ReadTimeoutError | ResponseStreamingError | OSError):
-            return self._passing(error, uri)
         return self._passing(error, uri)
 
     def _answer(self, error: ClientError, uri: str, field: str) -> TrainerError:

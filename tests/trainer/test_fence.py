@@ -1,0 +1,82 @@
+"""Fencing on a real S3 server: one winner an epoch, and no word of the overtaken."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from finetune_trainer.errors import Superseded
+from finetune_trainer.fence import Fence
+from finetune_trainer.storage import Storage
+from tests.trainer.conftest import S3
+
+
+def test_each_start_takes_the_next_epoch(s3: S3, storage: Storage) -> None:
+    uri = s3.prefix()
+    assert [Fence.take(storage, uri, attempt=1, pod="p").epoch for _ in range(3)] == [1, 2, 3]
+
+
+def test_two_starts_never_get_the_same_epoch_in_50_races(s3: S3, storage: Storage) -> None:
+    contenders = 2
+    with ThreadPoolExecutor(contenders) as pool:
+        for _ in range(50):
+            uri, line = s3.prefix(), threading.Barrier(contenders)
+
+            def start(number: int, uri: str = uri, line: threading.Barrier = line) -> Fence:
+                line.wait()
+                return Fence.take(storage, uri, attempt=1, pod=f"pod-{number}")
+
+            fences = list(pool.map(start, range(contenders)))
+            assert sorted(fence.epoch for fence in fences) == [1, 2]
+            assert [fence.epoch for fence in fences if _may_commit(fence)] == [2]
+
+
+def test_a_start_of_an_earlier_attempt_is_refused(s3: S3, storage: Storage) -> None:
+    uri = s3.prefix()
+    Fence.take(storage, uri, attempt=2, pod="new")
+    with pytest.raises(Superseded, match="attempt 2 has begun") as caught:
+        Fence.take(storage, uri, attempt=1, pod="late")
+    assert (caught.value.code, caught.value.reason) == (75, "Superseded")
+    assert len(storage.list(uri)) == 1
+
+
+def test_a_resumed_start_of_the_same_attempt_goes_on(s3: S3, storage: Storage) -> None:
+    uri = s3.prefix()
+    before = Fence.take(storage, uri, attempt=1, pod="suspended")
+    after = Fence.take(storage, uri, attempt=1, pod="resumed")
+    after.check()
+    with pytest.raises(Superseded):
+        before.check()
+
+
+def test_an_answer_that_was_lost_on_the_way_costs_no_epoch(s3: S3, storage: Storage) -> None:
+    """The PUT was done, botocore saw a broken connection and tried again: it meets its own object."""
+    lost = iter([True])
+
+    def twice(model: Any, params: Any, request_signer: Any, **_: Any) -> None:
+        if next(lost, False):
+            s3.client().put_object(Bucket="team", Key=params["url_path"].lstrip("/"), Body=params["body"])
+
+    storage._client.meta.events.register("before-call.s3.PutObject", twice)
+    uri = s3.prefix()
+    assert Fence.take(storage, uri, attempt=1, pod="p").epoch == 1
+    assert len(storage.list(uri)) == 1
+
+
+def test_a_listing_that_lags_is_overcome(s3: S3, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = s3.prefix()
+    Fence.take(storage, uri, attempt=1, pod="a")
+    monkeypatch.setattr(storage, "list", lambda uri, **_: ())
+    assert Fence.take(storage, uri, attempt=1, pod="b").epoch == 2
+    Fence.take(storage, uri, attempt=2, pod="c")
+    with pytest.raises(Superseded):
+        Fence.take(storage, uri, attempt=1, pod="late")
+
+
+def _may_commit(fence: Fence) -> bool:
+    try:
+        fence.check()
+    except Superseded:
+        return False
+    return True
