@@ -29,9 +29,7 @@ def digest() -> str:
 def write_context(folder: Path) -> None:
     """A build context with the root file system and its Containerfile."""
     root = folder / "root"
-    output_of(
-        "debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, root, MIRROR, timeout=1800
-    )
+    output_of("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, root, MIRROR, timeout=1800)
     for waste in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log"):
         shutil.rmtree(root / waste, ignore_errors=True)
         (root / waste).mkdir(parents=True)

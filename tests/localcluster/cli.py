@@ -36,7 +36,9 @@ def up(
     else:
         cluster.ensure_nodes(nodes)
     console.print(f"[green]up[/] after {time.monotonic() - started:.1f} s")
-    console.print(f"export KUBECONFIG={cluster.kubeconfig}  # context {cluster.context}", highlight=False, soft_wrap=True)
+    console.print(
+        f"export KUBECONFIG={cluster.kubeconfig}  # context {cluster.context}", highlight=False, soft_wrap=True
+    )
 
 
 @app.command()

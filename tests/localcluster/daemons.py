@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.localcluster.waiting import GaveUpError, until
@@ -60,6 +60,17 @@ def read_stat(pid: int) -> Stat | None:
         return None
 
 
+@dataclass(frozen=True)
+class Record:
+    """What is written down about a started daemon, enough to find it, judge it and start it again."""
+
+    pid: int
+    start: int
+    argv: list[str]
+    env: dict[str, str]
+    digest: str
+
+
 class Daemons:
     """All daemons below one folder."""
 
@@ -76,21 +87,22 @@ class Daemons:
     def pid(self, name: str) -> int | None:
         """The pid of the running process, None when it does not run."""
         record = self._record(name)
-        if not record or not record["pid"]:
+        if not record:
             return None
-        pid = int(record["pid"])
         with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)  # ours in a second sense when this process started it: do not leave a zombie
-        stat = read_stat(pid)
-        return pid if stat and stat.start == record["start"] and stat.state not in "ZX" else None
+            os.waitpid(
+                record.pid, os.WNOHANG
+            )  # ours in a second sense when this process started it: do not leave a zombie
+        stat = read_stat(record.pid)
+        return record.pid if stat and stat.start == record.start and stat.state not in "ZX" else None
 
     def is_current(self, daemon: Daemon) -> bool:
         """Whether it runs, and exactly so."""
         record = self._record(daemon.name)
-        return bool(record) and record.get("digest") == daemon.digest and self.pid(daemon.name) is not None
+        return record is not None and record.digest == daemon.digest and self.pid(daemon.name) is not None
 
     def ensure(self, daemon: Daemon, ready: Callable[[], bool] | None = None, *, seconds: float = 60) -> bool:
-        """Run `daemon`, restarted if it runs with other arguments or files, and wait until ready. True if it was started."""
+        """Run it, restarted if it runs with other arguments or files, and wait until ready. True if it was started."""
         started = not self.is_current(daemon)
         if started:
             self.stop([daemon.name])
@@ -108,7 +120,7 @@ class Daemons:
         if not record:
             raise DaemonError(f"there was no {name} yet: know {', '.join(self.names()) or 'none'}")
         if self.pid(name) is None:
-            self._spawn(name, record["argv"], record["env"], record["digest"])
+            self._spawn(name, record.argv, record.env, record.digest)
 
     def wait(self, name: str, ready: Callable[[], bool], *, seconds: float = 60) -> None:
         """Until ready; a daemon that has ended is reported at once, with the end of its log."""
@@ -143,12 +155,11 @@ class Daemons:
         for name in alive:
             until(f"{name} survives SIGKILL", lambda name=name: self.pid(name) is None)  # type: ignore[misc]
 
-    def _record(self, name: str) -> dict[str, object] | None:
+    def _record(self, name: str) -> Record | None:
         try:
-            record = json.loads((self.folder / name / "record.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            return Record(**json.loads((self.folder / name / "record.json").read_text()))
+        except (FileNotFoundError, json.JSONDecodeError, TypeError):  # none, or cut short by a crash
             return None
-        return record if isinstance(record, dict) else None
 
     def _spawn(self, name: str, argv: list[str], env: dict[str, str], digest: str) -> None:
         folder = self.folder / name
@@ -173,8 +184,8 @@ class Daemons:
         finally:
             os.close(log)
         stat = read_stat(pid)
-        record = {"pid": pid, "start": stat.start if stat else 0, "argv": argv, "env": env, "digest": digest}
-        (folder / "record.json").write_text(json.dumps(record, indent=1))
+        record = Record(pid=pid, start=stat.start if stat else 0, argv=argv, env=env, digest=digest)
+        (folder / "record.json").write_text(json.dumps(asdict(record), indent=1))
 
 
 def send(pid: int, number: signal.Signals) -> None:

@@ -23,6 +23,6 @@ def check(folder: Path, gib: int) -> None:
     free = shutil.disk_usage(folder).free / 2**30
     if free < gib:
         raise DiskFullError(
-            f"{free:.0f} GiB are free at {folder}, {gib} GiB are needed (images in the build store, the registry and on "
-            "both nodes). Set XDG_CACHE_HOME to a larger disk, or drop old images: python -m tests.localcluster prune"
+            f"{free:.0f} GiB are free at {folder}, {gib} GiB are needed (images in the build store, the registry and "
+            "on both nodes). Set XDG_CACHE_HOME to a larger disk, or drop old images by `prune`"
         )

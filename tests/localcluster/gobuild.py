@@ -80,7 +80,9 @@ def build(program: Program, cache: Path) -> Path:
         return folder
     go = shutil.which("go") or next(iter(map(str, Path("/usr/local/go/bin").glob("go"))), None)
     if not go:
-        raise MissingGoError("building the local cluster needs Go 1.24 or later (it fetches the version it wants itself)")
+        raise MissingGoError(
+            "building the local cluster needs Go 1.24 or later (it fetches the version it wants itself)"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, step(f"build {program.name}") as show:
         argv = [go, "build", "-v", "-trimpath", "-ldflags", program.ldflags, "-o", f"{scratch}/{program.name}"]

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.localcluster import baseimage, packages, registry
+from tests.localcluster import baseimage, registry
 from tests.localcluster.commands import CommandError, succeeds
 from tests.localcluster.layout import ROOT, Layout
 from tests.localcluster.progress import step
 
 REPOSITORY = "finetune-operator"
-_PUSH = ("--tls-verify=false", "--compression-format=zstd", "--compression-level=1")
+_PUSH = ("--compression-format=zstd", "--compression-level=1")
 _IGNORED = {"__pycache__"}
 _HOST_FILES = (  # what an image build needs of this machine where registries sit behind a private authority
     ("/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt"),
@@ -43,7 +43,9 @@ class Image:
         return (self.dockerfile, "pyproject.toml", "uv.lock", *self.code)
 
 
-OPERATOR = Image("operator", "operator/Dockerfile", ("operator/finetune_operator", "trainer_image/finetune_contract"), 2)
+OPERATOR = Image(
+    "operator", "operator/Dockerfile", ("operator/finetune_operator", "trainer_image/finetune_contract"), 2
+)
 TRAINER = Image(
     "trainer", "trainer_image/Dockerfile", ("trainer_image/finetune_trainer", "trainer_image/finetune_contract"), 30
 )
@@ -107,16 +109,20 @@ class Buildah:
         full = reference(name, registry.HOST)
         if registry.holds(full):
             return full
-        packages.ensure(packages.IMAGES)
+        return self.publish(name, registry.HOST, "--tls-verify=false")
+
+    def publish(self, name: str, host: str, *options: str) -> str:
+        """Build and push to any registry: what it has of the layers is not sent again."""
         base = self._base()
         if name == BASE:
-            self._run(f"push {name} image", "tag", base, full)
+            full = reference(name, host)
+            self._run("tag the base image", "tag", base, full)
         else:
             with self._frozen_context(IMAGES[name]) as (context, now):
-                full = f"{registry.HOST}/{REPOSITORY}/{name}:{now}"
+                full = f"{host}/{REPOSITORY}/{name}:{now}"
                 self._run(f"build {name} image", *self._build(IMAGES[name], base, full, context), str(context))
         # A registry takes no plain layers from buildah; the fastest zstd halves them and costs less than writing them.
-        self._run(f"push {name} image", "push", *_PUSH, full)
+        self._run(f"push {name} image", "push", *_PUSH, *options, full)
         return full
 
     def _build(self, image: Image, base: str, full: str, context: Path) -> Iterator[str]:

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.localcluster.commands import CommandError, output_of
+from tests.localcluster.layout import KUBERNETES_VERSION
 
 Manifest = dict[str, Any]
+
+
+_MINOR = int(KUBERNETES_VERSION.split(".")[1])
+
+
+def find_kubectl() -> str | None:
+    """kubectl from the PATH, when it is near enough to the version that we use."""
+    found = shutil.which("kubectl")
+    if not found:
+        return None
+    try:
+        version = json.loads(output_of(found, "version", "--client", "--output=json"))
+    except (CommandError, OSError, ValueError):
+        return None
+    return found if is_near(str(version.get("clientVersion", {}).get("minor", ""))) else None
+
+
+def is_near(minor: str) -> bool:
+    """Kubernetes supports one minor version of difference."""
+    digits = "".join(itertools.takewhile(str.isdigit, minor))
+    return bool(digits) and abs(int(digits) - _MINOR) <= 1
 
 
 class Kubectl:

@@ -30,7 +30,7 @@ from tests.localcluster import (
     s3,
 )
 from tests.localcluster.commands import CommandError, output_of, succeeds
-from tests.localcluster.daemons import Daemon, Daemons
+from tests.localcluster.daemons import Daemons
 from tests.localcluster.kubectl import Kubectl
 from tests.localcluster.layout import CONTEXT, NODE_LABEL, Layout
 from tests.localcluster.lock import Lock
@@ -38,6 +38,7 @@ from tests.localcluster.node import Node
 from tests.localcluster.pki import Authority
 from tests.localcluster.progress import step
 from tests.localcluster.pull import pull
+from tests.localcluster.s3 import S3
 from tests.localcluster.waiting import until
 
 _FOREIGN = {"kubelet", "kube-proxy", "k3s", "k3s-server", "k0s"}
@@ -86,7 +87,7 @@ class LocalCluster:
         return gobuild.build(gobuild.HELM, self.layout.cache) / "helm"
 
     @property
-    def s3(self) -> s3.S3:
+    def s3(self) -> S3:
         """The storage; started when it is not running."""
         if self.daemons.pid(s3.NAME) is None:
             self.ensure_s3()
@@ -95,6 +96,7 @@ class LocalCluster:
     def image(self, name: str) -> str:
         """The reference of `operator`, `trainer` or `base`, built and pushed when it is missing."""
         with self._images_lock():
+            network.remember(self.layout)
             self._ensure_registry()
             return images.Buildah(self.layout).ensure(name)
 
@@ -112,7 +114,8 @@ class LocalCluster:
             self._check_machine()
             self._sweep_after_crash()
             disk.check(
-                self.layout.cache, disk.needed_gib(control_plane_only=True, trainer_image_built=self._trainer_is_built())
+                self.layout.cache,
+                disk.needed_gib(control_plane_only=True, trainer_image_built=self._trainer_is_built()),
             )
             packages.ensure({"ip": "iproute2"})
             program, etcd = self._kubernetes, gobuild.build(gobuild.ETCD, self.layout.cache)
@@ -122,9 +125,7 @@ class LocalCluster:
                 self.authority.ensure()
                 configs = controlplane.issue(self.authority, self.layout)
                 self.daemons.ensure(controlplane.etcd(etcd, self.layout))
-                self.daemons.ensure(
-                    controlplane.api_server(program, self.layout, self.authority), self._api_is_ready
-                )
+                self.daemons.ensure(controlplane.api_server(program, self.layout, self.authority), self._api_is_ready)
                 manager = controlplane.controller_manager(
                     program, self.layout, self.authority, configs["controller-manager"]
                 )
@@ -161,7 +162,8 @@ class LocalCluster:
             self._check_machine()
             self._sweep_after_crash()
             disk.check(
-                self.layout.cache, disk.needed_gib(control_plane_only=False, trainer_image_built=self._trainer_is_built())
+                self.layout.cache,
+                disk.needed_gib(control_plane_only=False, trainer_image_built=self._trainer_is_built()),
             )
             packages.ensure({**packages.NODE, **packages.IMAGES})
             dns, pause = (gobuild.build(each, self.layout.cache) for each in (gobuild.COREDNS, gobuild.PAUSE))
@@ -257,7 +259,11 @@ class LocalCluster:
 
     def down(self) -> None:
         """Remove everything but what is in the cache folder. Quick, and good after a crash too."""
-        with self._images_lock(), self._lock(), step("down"):
+        with self._images_lock(), self._lock():  # in this order, as `image` takes them
+            self._down()
+
+    def _down(self) -> None:
+        with step("down"):
             settings, absent_folders = network.recall(self.layout)
             # First the kubelets, or they start again what ends.
             self.daemons.stop([each.kubelet for each in self._nodes], first=signal.SIGKILL)
@@ -300,7 +306,7 @@ class LocalCluster:
         """A control plane of which nothing runs any more left a state that fits nothing: begin anew."""
         names = ("etcd", controlplane.API_SERVER, "kube-controller-manager")
         if "etcd" in self.daemons.names() and not any(map(self.daemons.pid, names)):
-            self.down()
+            self._down()
 
     # ---- helpers
 
@@ -309,7 +315,7 @@ class LocalCluster:
         return gobuild.build(gobuild.KUBERNETES, self.layout.cache)
 
     @property
-    def _s3(self) -> s3.S3:
+    def _s3(self) -> S3:
         return s3.local(self.layout.state, self.layout.addresses.gateway)
 
     def _trainer_is_built(self) -> bool:
@@ -324,8 +330,8 @@ class LocalCluster:
         foreign = foreign_kubernetes(self.daemons)
         if foreign:
             raise CannotRunHereError(
-                f"another Kubernetes runs on this machine ({', '.join(foreign)}) and its iptables chains would be mixed "
-                "with ours: name its context by KUBE_CONTEXT instead"
+                f"another Kubernetes runs on this machine ({', '.join(foreign)}) and its iptables chains would be "
+                "mixed with ours: name its context by KUBE_CONTEXT instead"
             )
 
 

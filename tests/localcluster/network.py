@@ -20,8 +20,10 @@ TOUCHED = (
     "kernel.keys.root_maxkeys",
     "kernel.keys.root_maxbytes",
 )
-# Folders that kubelet, CNI and containerd use whatever they are told.
-FOREIGN_FOLDERS = tuple(map(Path, ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/etc/cni", "/opt/containerd")))
+# Folders that kubelet, CNI, containerd's shims and buildah use whatever they are told.
+FOREIGN_FOLDERS = tuple(
+    map(Path, ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/etc/cni", "/run/containerd"))
+)
 
 
 def remember(layout: Layout) -> None:

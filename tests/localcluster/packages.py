@@ -21,7 +21,8 @@ NODE: Mapping[str, str] = {
     "ethtool": "ethtool",
     "ip": "iproute2",
 }
-IMAGES: Mapping[str, str] = {"buildah": "buildah", "debootstrap": "debootstrap", "docker-registry": "docker-registry"}
+BUILD: Mapping[str, str] = {"buildah": "buildah", "debootstrap": "debootstrap"}
+IMAGES: Mapping[str, str] = {**BUILD, "docker-registry": "docker-registry"}
 
 
 class MissingPackagesError(RuntimeError):

@@ -27,9 +27,7 @@ def pull(kubectl: Kubectl, image: str, nodes: Iterable[str], *, seconds: float =
         with step(f"pull {image.rpartition('/')[2]} to {', '.join(pods)}") as show:
 
             def done() -> bool:
-                pending = [
-                    node for node, pod in pods.items() if not has_image(kubectl.get("pod", *_where(pod)))
-                ]
+                pending = [node for node, pod in pods.items() if not has_image(kubectl.get("pod", *_where(pod)))]
                 show(f"{len(pods) - len(pending)} of {len(pods)} nodes have it")
                 return not pending
 

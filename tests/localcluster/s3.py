@@ -16,7 +16,7 @@ from tests.localcluster.kubectl import Manifest
 from tests.localcluster.services import service_to
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    from types_boto3_s3 import S3Client
 
 NAME = "s3"
 PORT = 8333
@@ -53,7 +53,9 @@ class S3:
         from botocore.config import Config
 
         keys = keys or self.user
-        config = Config(retries={"max_attempts": 2}, connect_timeout=5, read_timeout=60, s3={"addressing_style": "path"})
+        config = Config(
+            retries={"max_attempts": 2}, connect_timeout=5, read_timeout=60, s3={"addressing_style": "path"}
+        )
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
