@@ -1,4 +1,4 @@
-"""A real S3 server for the trainer's tests: SeaweedFS, once a session, with an administrator and a user of one bucket."""
+"""A real S3 server for the trainer's tests: SeaweedFS, once a session, with an administrator and a common user."""
 
 import itertools
 import json
@@ -144,16 +144,20 @@ def _free_ports(count: int) -> list[int]:
 
 def _wait_until_it_serves(s3: S3, server: subprocess.Popen[bytes], seconds: float = 60) -> None:
     admin, deadline = s3.client("admin"), time.monotonic() + seconds
-    while True:
-        try:
-            admin.create_bucket(Bucket=BUCKET)
-            s3.client().put_object(Bucket=BUCKET, Key="ready", Body=b"")
-            return
-        except (BotoCoreError, ClientError) as error:
-            log = (s3.folder / "log").read_text()[-2000:]
-            assert server.poll() is None, f"weed ended: {log}"
-            assert time.monotonic() < deadline, f"weed does not serve after {seconds} s ({error}): {log}"
-            time.sleep(0.1)
+    while not _serves(s3, admin):
+        log = (s3.folder / "log").read_text()[-2000:]
+        assert server.poll() is None, f"weed ended: {log}"
+        assert time.monotonic() < deadline, f"weed does not serve after {seconds} s: {log}"
+        time.sleep(0.1)
+
+
+def _serves(s3: S3, admin: Any) -> bool:
+    try:
+        admin.create_bucket(Bucket=BUCKET)
+        s3.client().put_object(Bucket=BUCKET, Key="ready", Body=b"")
+    except (BotoCoreError, ClientError):
+        return False
+    return True
 
 
 @pytest.fixture
