@@ -53,5 +53,7 @@ class Plan:
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
     """Seconds; None: the next watch event is soon enough."""
+    explain: str | None = None
+    """Name of a pod or Job whose newest warning event is wanted in the snapshot before this decision counts."""
     needs: Trust = Trust.CACHE
     """The snapshot has to be at least this fresh, or the decision has to be taken again on a fresher one."""

@@ -1,0 +1,144 @@
+"""Attempts: which child is the current one, how an attempt becomes history, and when the next may start."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from finetune_operator.core.classify import End, EndKind
+from finetune_operator.core.conditions import Reason, truncated
+from finetune_operator.core.draft import Draft
+from finetune_operator.core.model import ChildJob, Role
+from finetune_operator.core.outcomes import fail_run
+from finetune_operator.core.plan import Event
+from finetune_operator.core.render.child import child_name
+from finetune_operator.core.status import MAX_HISTORY
+from finetune_operator.core.timestamps import format_time
+
+MAX_STOPS = 3
+"""Ends in a row that do not count and brought no newer checkpoint: the last of them counts."""
+_MAX_HISTORY_MESSAGE = 300
+_JITTER = 0.25
+
+
+# --- the current one -------------------------------------------------------------------------------------------
+def current_name(draft: Draft) -> str:
+    status = draft.status
+    return child_name(draft.snapshot.job.name, status.role, status.run, status.number)
+
+
+def current_child(draft: Draft) -> ChildJob | None:
+    """The Job of the current attempt, when it is there and ours: made for this object from this configuration."""
+    job = draft.snapshot.job_named(current_name(draft))
+    return job if job is not None and is_ours(draft, job) else None
+
+
+def is_ours(draft: Draft, job: ChildJob) -> bool:
+    is_recorded = draft.status.child.get("uid") == job.uid
+    return draft.snapshot.owns(job) and (is_recorded or job.config_hash == draft.status.run_hash)
+
+
+def is_written_down(draft: Draft) -> bool:
+    """The current attempt stands in the stored status: its Job may be created."""
+    stored, status = draft.snapshot.status, draft.status
+    return (stored.run, stored.role, stored.number) == (status.run, status.role, status.number)
+
+
+# --- the next one ----------------------------------------------------------------------------------------------
+def advance(draft: Draft) -> Draft:
+    """On to the next number of the same role. Its Job follows once the number is written down."""
+    if draft.status.role is Role.TRAIN:
+        return draft.update(attempt=draft.status.attempt + 1, child={})
+    return draft.update(prepare_attempt=draft.status.prepare_attempt + 1, child={})
+
+
+@dataclass(frozen=True)
+class _Account:
+    """Counters after an end."""
+
+    is_counted: bool
+    failures: int
+    stops: int
+
+
+def retry(draft: Draft, end: End) -> Draft:
+    """After an end that is neither success nor final."""
+    account = _account(draft, end)
+    noted = note_end(draft, end, account.is_counted).update(failures=account.failures, stops=account.stops)
+    if account.failures > draft.snapshot.job.spec.retries:
+        return fail_run(noted, Reason.RETRIES_EXHAUSTED, _exhausted(draft, end, account))
+    delayed = _with_backoff(noted, account)
+    number = draft.status.number
+    message = f"Attempt {number} of {_work(draft)} ended ({end.reason}): {end.message}"
+    kind = "AttemptFailed" if account.is_counted else "AttemptStopped"
+    next_message = f"{message} Attempt {number + 1} follows."
+    return advance(delayed).summary(Reason.STARTING, next_message, "Pending").event(Event("Warning", kind, message))
+
+
+def _account(draft: Draft, end: End) -> _Account:
+    status = draft.status
+    if end.kind is EndKind.COUNTED:
+        return _Account(True, status.failures + 1, 0)
+    stops = 1 if _has_newer_checkpoint(draft) else status.stops + 1
+    if stops >= MAX_STOPS and not _has_newer_checkpoint(draft):
+        return _Account(True, status.failures + 1, 0)
+    return _Account(False, status.failures, 0 if _has_newer_checkpoint(draft) else stops)
+
+
+def _has_newer_checkpoint(draft: Draft) -> bool:
+    return draft.status.checkpoint_step > _last_checkpoint_step(draft)
+
+
+def _last_checkpoint_step(draft: Draft) -> int:
+    """At the former end of an attempt of this run; 0 when this is the first."""
+    run = draft.status.run
+    steps = (entry.get("checkpointStep", 0) for entry in draft.status.history if entry.get("run") == run)
+    return int(next(steps, 0))
+
+
+def _with_backoff(draft: Draft, account: _Account) -> Draft:
+    if not account.is_counted:
+        return draft
+    due = draft.snapshot.now + timedelta(seconds=backoff_seconds(draft, account.failures))
+    return draft.update(next_attempt_time=format_time(due))
+
+
+def backoff_seconds(draft: Draft, failures: int) -> float:
+    """Doubles with each failure, ± a quarter. The jitter comes from the identity: it spreads the jobs that one outage
+    hit, and is the same for whoever computes it."""
+    options = draft.snapshot.options
+    wait = min(options.backoff_base_seconds * 2.0 ** (failures - 1), options.backoff_max_seconds)
+    seed = f"{draft.snapshot.job.uid}/{draft.status.run}/{failures}".encode()
+    share = int.from_bytes(hashlib.sha256(seed).digest()[:4], "big") / 2**32
+    return wait * (1 - _JITTER + 2 * _JITTER * share)
+
+
+def _exhausted(draft: Draft, end: End, account: _Account) -> str:
+    retries = draft.snapshot.job.spec.retries
+    return (
+        f"{account.failures} failures with spec.retries {retries}; the last, in attempt {draft.status.number} of "
+        f"{_work(draft)}: {end.reason}: {end.message} When the cause is mended, start a new run with "
+        f'kubectl annotate ftj {draft.snapshot.job.name} --overwrite finetune.dev/restartedAt="$(date -Is)".'
+    )
+
+
+def _work(draft: Draft) -> str:
+    return "training" if draft.status.role is Role.TRAIN else "the preparation"
+
+
+# --- history ---------------------------------------------------------------------------------------------------
+def note_end(draft: Draft, end: End, is_counted: bool) -> Draft:
+    """Newest first, bounded."""
+    status = draft.status
+    entry: Mapping[str, Any] = {
+        "run": status.run,
+        "attempt": status.number,
+        "role": str(status.role),
+        "reason": str(end.reason),
+        "message": truncated(end.message, _MAX_HISTORY_MESSAGE),
+        "counted": is_counted,
+        "checkpointStep": status.checkpoint_step,
+        "time": format_time(draft.snapshot.now),
+    }
+    return draft.update(history=(entry, *status.history)[:MAX_HISTORY])

@@ -1,0 +1,103 @@
+"""What the children of a job have in common: which one it is, its labels, its owner, its place in the run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_contract import names
+from finetune_contract.jobspec import Identity, JobFile, Prepared, World
+from finetune_operator.core.model import LABEL_JOB_UID, FineTuneJob, GpuClass, Raw, Role
+from finetune_operator.core.options import Options
+
+ANNOTATION_JOB_FILE = f"{names.GROUP}/job-file"
+"""On the pod template: the job file, mounted from here by a downwardAPI volume."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """One attempt of one role, with all that its rendering needs."""
+
+    job: FineTuneJob
+    role: Role
+    run: int
+    number: int
+    config_hash: str
+    world: World
+    options: Options
+    gpu_class: GpuClass
+    prepared: Raw
+    """status.prepared; empty for a preparation."""
+
+    @property
+    def name(self) -> str:
+        return child_name(self.job.name, self.role, self.run, self.number)
+
+    @property
+    def service(self) -> str | None:
+        """Name of the headless Service that the ranks meet behind; None on one node."""
+        return names.service_name(self.job.name, self.run) if self.pod_count > 1 else None
+
+    @property
+    def pod_count(self) -> int:
+        return self.world.nodes if self.role is Role.TRAIN else 1
+
+    @property
+    def gpus(self) -> int:
+        """In each pod."""
+        return self.world.gpus_per_node if self.role is Role.TRAIN else 0
+
+
+def child_name(job: str, role: Role, run: int, number: int) -> str:
+    naming = names.attempt_name if role is Role.TRAIN else names.prepare_name
+    return naming(job, run, number)
+
+
+def labels(child: Child) -> dict[str, str]:
+    """Ours alone: a copy of the parent's would make Argo CD claim and prune the children."""
+    return {
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
+        names.LABEL_JOB_NAME: child.job.name,
+        LABEL_JOB_UID: child.job.uid,
+        names.LABEL_RUN: str(child.run),
+        names.LABEL_ATTEMPT: str(child.number),
+        names.LABEL_ROLE: child.role,
+    }
+
+
+def metadata(child: Child, name: str, with_labels: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": child.job.namespace,
+        "labels": dict(with_labels),
+        "annotations": {names.ANNOTATION_CONFIG_HASH: child.config_hash},
+        "ownerReferences": [
+            {
+                "apiVersion": f"{names.GROUP}/{names.VERSION}",
+                "kind": "FineTuneJob",
+                "name": child.job.name,
+                "uid": child.job.uid,
+                "controller": True,
+                "blockOwnerDeletion": False,
+            }
+        ],
+    }
+
+
+def job_file(child: Child) -> str:
+    """The text that the trainer reads at `names.JOB_FILE`."""
+    return JobFile(
+        identity=Identity(
+            namespace=child.job.namespace,
+            name=child.job.name,
+            uid=child.job.uid,
+            generation=child.job.generation,
+            run=child.run,
+            attempt=child.number,
+            config_hash=child.config_hash,
+            image=child.options.trainer_image,
+        ),
+        spec=child.job.spec,
+        world=child.world,
+        prepared=Prepared(uri=child.prepared["uri"], digest=child.prepared["digest"]) if child.prepared else None,
+        progress_interval_seconds=child.options.progress_interval_seconds,
+    ).render()

@@ -1,0 +1,45 @@
+"""The batch/v1 Job of one attempt: it runs once, and its end is classified by us and by nobody else."""
+
+from typing import Any
+
+from finetune_operator.core.model import CONTAINER, Role
+from finetune_operator.core.render.child import ANNOTATION_JOB_FILE, Child, job_file, labels, metadata
+from finetune_operator.core.render.pod import render_pod_spec
+
+
+def render_job(child: Child) -> dict[str, Any]:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata(child, child.name, labels(child)),
+        "spec": {
+            **_completions(child),
+            "backoffLimit": 0,
+            # The default starts the new pod beside the terminating one.
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": _pod_failure_policy(),
+            "template": {
+                "metadata": {"labels": labels(child), "annotations": {ANNOTATION_JOB_FILE: job_file(child)}},
+                "spec": render_pod_spec(child),
+            },
+        },
+    }
+
+
+def _completions(child: Child) -> dict[str, Any]:
+    count = {"completions": child.pod_count, "parallelism": child.pod_count}
+    return {**count, "completionMode": "Indexed"} if child.role is Role.TRAIN else count
+
+
+def _pod_failure_policy() -> dict[str, Any]:
+    """FailJob keeps the exit code in the Job's message when the pods are gone. `Ignore` would recreate one rank inside
+    the attempt, in spite of backoffLimit 0."""
+    return {
+        "rules": [
+            {
+                "action": "FailJob",
+                "onExitCodes": {"containerName": CONTAINER, "operator": "NotIn", "values": [0]},
+            },
+            {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        ]
+    }

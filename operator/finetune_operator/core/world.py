@@ -1,0 +1,21 @@
+"""The processes of an attempt, from spec and GPU class."""
+
+from finetune_contract.jobspec import Resources, World
+from finetune_operator.core.model import GpuClass
+
+
+def plan_world(resources: Resources, gpu_class: GpuClass, allow_cpu_for_gpu: bool = False) -> World:
+    """One process a GPU; without a GPU one process a node, unless the person says otherwise."""
+    gpus = gpus_per_node(resources, gpu_class)
+    return World(
+        nodes=resources.nodes,
+        processes_per_node=resources.processes_per_node or gpus or 1,
+        gpus_per_node=gpus,
+        allow_cpu_for_gpu=allow_cpu_for_gpu and gpus > 0,
+    )
+
+
+def gpus_per_node(resources: Resources, gpu_class: GpuClass) -> int:
+    if resources.gpus_per_node is not None:
+        return resources.gpus_per_node
+    return 1 if gpu_class.resource_name else 0
