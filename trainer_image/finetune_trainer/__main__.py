@@ -72,7 +72,9 @@ def train(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(n
     def work() -> TerminationRecord:
         from finetune_trainer import supervisor
 
-        return supervisor.supervise(_read_job(job).world, scratch=scratch)
+        world = _read_job(job).world
+        os.environ.update({names.ENV_JOB_FILE: str(job), names.ENV_SCRATCH_DIR: str(scratch)})  # for the ranks
+        return supervisor.supervise(world, scratch=scratch)
 
     record = _concluded("train", work)
     print(f"{record.reason}: {record.message}", flush=True)

@@ -23,6 +23,7 @@ from finetune_trainer.metrics import Metrics
 from finetune_trainer.preempt import PreemptCallback, StopRequest
 from finetune_trainer.progress import Progress, ProgressCallback, Server
 from finetune_trainer.ranks import Nodes, Ranks
+from finetune_trainer.sft_trainer import LogLines
 from finetune_trainer.storage import Storage
 
 
@@ -77,7 +78,13 @@ class Start:
         artifact = publish.publish(
             storage,
             job,
-            publish.Result(result.directory, result.kind, result.step, result.provenance, result.metrics),
+            publish.Result(
+                result.directory,
+                result.kind,
+                step=result.metrics["steps"],
+                provenance=result.provenance,
+                metrics={**result.metrics, "evaluation": _document(result.evaluation)},
+            ),
             self._fence,
             self._scratch,
         )
@@ -115,6 +122,7 @@ class Start:
 
     def callbacks(self, context: TrainerContext) -> Sequence[Any]:
         job, identity = self._job, self._job.identity
+        context.trainer.remove_callback(LogLines)  # ours say the pace as well
         ranks = self._ranks = Ranks()
         nodes = Nodes(ranks)
         epoch = ranks.from_first(self._fence.epoch if self._fence else 0)
@@ -153,6 +161,10 @@ class Start:
         if self._uploads:
             self._uploads.distrust(found.passed_over)
         return found.folder
+
+
+def _document(evaluation: EvaluationResult | None) -> dict[str, Any] | None:
+    return evaluation.model_dump(by_alias=True) if evaluation else None
 
 
 def _say(line: str) -> None:
