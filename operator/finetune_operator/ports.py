@@ -157,6 +157,12 @@ class Observed(Protocol):
         """Pods, likewise."""
         ...
 
+    def departed_pods(self, key: Key) -> Sequence[Json]:
+        """The last state that was seen of pods that are gone, while their Job is there: their termination records
+        are evidence that nothing else carries (a Complete Job whose pods were deleted). Empty after a restart.
+        Never to be counted as running, and older than what `child_pods` says of a resumed Job."""
+        ...
+
     def gpu_classes(self) -> Sequence[Json]: ...
 
     def nodes(self) -> Sequence[Json]:
