@@ -36,18 +36,17 @@ class Image:
     name: str
     dockerfile: str
     code: tuple[str, ...]
-    gib: int  # of free disk that building, pushing and pulling it takes
 
     @property
     def inputs(self) -> tuple[str, ...]:
         return (self.dockerfile, "pyproject.toml", "uv.lock", *self.code)
 
 
-OPERATOR = Image(
-    "operator", "operator/Dockerfile", ("operator/finetune_operator", "trainer_image/finetune_contract"), 2
-)
+OPERATOR = Image("operator", "operator/Dockerfile", ("operator/finetune_operator", "trainer_image/finetune_contract"))
 TRAINER = Image(
-    "trainer", "trainer_image/Dockerfile", ("trainer_image/finetune_trainer", "trainer_image/finetune_contract"), 30
+    "trainer",
+    "trainer_image/Dockerfile",
+    ("trainer_image/build_shm_op.py", "trainer_image/finetune_trainer", "trainer_image/finetune_contract"),
 )
 # Debian with Python alone: for tests that need a pod and no program of ours.
 BASE = "base"
