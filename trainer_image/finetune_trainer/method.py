@@ -52,8 +52,10 @@ def _with_adapters(model: Any, lora: Lora, job: JobFile, settings: Settings) -> 
     )
     adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
     _adapters_to(adapted, settings)
-    # The vocabulary is never resized. Left to itself, peft looks for the base model on the hub at every save.
+    # Left to itself, peft looks for the base model on the hub at every save, to see whether the vocabulary was resized
+    # (it never is), and a resumed run gets its bf16 adapters back as fp32.
     adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
+    adapted.load_adapter = functools.partial(adapted.load_adapter, autocast_adapter_dtype=False)
     return adapted
 
 

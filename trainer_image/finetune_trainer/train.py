@@ -5,6 +5,8 @@ Runs on every rank alike; what is written, rank 0 writes. Knows nothing of S3 la
 
 import importlib.metadata
 import json
+import logging
+import os
 import resource
 import shutil
 import time
@@ -325,10 +327,9 @@ def _rank_zero_says(process: Process) -> Callable[[str], None]:
 
 
 def _tame_libraries(job: JobFile) -> None:
-    """Environment of the libraries, before any of them is imported."""
-    import os
-
+    """Environment and loggers of the libraries, before any of them is imported."""
     source.use_hub_only_for(job.spec.model.source)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for each cast of each layer of each step
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if job.world.gpus_per_node == 0 or job.world.allow_cpu_for_gpu:
@@ -338,6 +339,9 @@ def _tame_libraries(job: JobFile) -> None:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
         for name, value in alone.items():
             os.environ.setdefault(name, value)
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
 
 
 @contextmanager
