@@ -1,0 +1,1 @@
+"""Objects for tests, said in words: `make_job().suspended().build()`."""

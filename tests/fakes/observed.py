@@ -1,0 +1,78 @@
+"""`ports.Observed` on a FakeCluster: a cache that is as old, and misses as much, as the test wants."""
+
+from collections.abc import Sequence
+
+from finetune_contract import names
+from finetune_operator.ports import FINETUNEJOBS, GPUCLASSES, JOBS, NODES, PODS, Json, Key, Resource
+from tests.fakes.kubernetes import Change, FakeCluster, Ref
+
+
+class FakeObserved:
+    """Starts with what is there, as a list does; `catch_up` takes in what has happened since.
+
+    Args:
+        behind: how many changes of the history the first list is too old by (an API server's stale cache).
+    """
+
+    def __init__(self, cluster: FakeCluster, behind: int = 0) -> None:
+        self._cluster = cluster
+        self._objects: dict[Ref, Json] = {}
+        self._position = 0
+        self.catch_up(max(0, len(cluster.history) - behind))
+
+    def catch_up(self, until: int | None = None) -> None:
+        """To that position of the history; to its end when none is given."""
+        end = len(self._cluster.history) if until is None else until
+        for change in self._cluster.history[self._position : end]:
+            self._take(change)
+        self._position = max(self._position, end)
+
+    def _take(self, change: Change) -> None:
+        known = self._objects.get(change.ref)
+        if known is not None and _version(known) >= _version(change.obj):
+            return
+        if change.type == "DELETED":
+            self._objects.pop(change.ref, None)
+        else:
+            self._objects[change.ref] = change.obj
+
+    # --- ports.Observed --------------------------------------------------------------------------------------
+    def job(self, key: Key) -> Json | None:
+        return self._objects.get((FINETUNEJOBS, *key))
+
+    def child_jobs(self, key: Key) -> Sequence[Json]:
+        return self._children(JOBS, key)
+
+    def child_pods(self, key: Key) -> Sequence[Json]:
+        return self._children(PODS, key)
+
+    def departed_pods(self, key: Key) -> Sequence[Json]:
+        return ()
+
+    def gpu_classes(self) -> Sequence[Json]:
+        return self._all(GPUCLASSES)
+
+    def nodes(self) -> Sequence[Json]:
+        return self._all(NODES)
+
+    def note(self, resource: Resource, obj: Json) -> None:
+        ref = (resource, obj["metadata"].get("namespace") or "", obj["metadata"]["name"])
+        known = self._objects.get(ref)
+        if known is None or _version(known) < _version(obj):
+            self._objects[ref] = obj
+
+    def _all(self, resource: Resource) -> list[Json]:
+        return [obj for (kind, _, _), obj in self._objects.items() if kind == resource]
+
+    def _children(self, resource: Resource, key: Key) -> list[Json]:
+        return [
+            obj
+            for obj in self._all(resource)
+            if obj["metadata"].get("namespace") == key.namespace
+            and (obj["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY) == names.MANAGED_BY
+            and (obj["metadata"].get("labels") or {}).get(names.LABEL_JOB_NAME) == key.name
+        ]
+
+
+def _version(obj: Json) -> int:
+    return int(obj["metadata"]["resourceVersion"])
