@@ -43,10 +43,9 @@ def load_model(
         files = _without_gguf(files, scratch / f"unpacked-{process.local_rank}")
     arguments: dict[str, Any] = {"dtype": _dtype(settings), "attn_implementation": settings.attention}
     if quantization is not None:
-        arguments |= {
-            "quantization_config": _bitsandbytes(quantization, settings),
-            "device_map": {"": process.local_rank if device.is_gpu else "cpu"},
-        }
+        arguments["quantization_config"] = _bitsandbytes(quantization, settings)
+        if settings.zero_stage != 3:  # there DeepSpeed places the weights
+            arguments["device_map"] = {"": process.local_rank if device.is_gpu else "cpu"}
     try:
         model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, **arguments)
     except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -41,7 +41,7 @@ class TrainResult:
     evaluation: EvaluationResult | None
     """None without held-out rows."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """lossHistory, tokensPerSecond, trainSeconds, peakMemoryBytes, …: of this start, as far as not carried on."""
+    """lossHistory, steps, epochs and tokens of the whole run; seconds, tokensPerSecond and peakMemoryBytes of this start."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -91,6 +91,7 @@ class _Training:
         self.job, self.storage, self.scratch, self.hooks = job, storage, scratch, hooks
         self.process, self.device, self.prepared, self.settings, self.say = process, device, prepared, settings, say
         self.output = scratch / "training"
+        self.began = 0.0
 
     def run(self) -> TrainResult:
         from transformers import set_seed
@@ -105,12 +106,11 @@ class _Training:
             before.restore(resume)
             self.say(f"resuming from {resume.name}")
 
-        loaded = time.monotonic()
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        trained = time.monotonic()
+        ended = time.monotonic()
 
         evaluation = self._final_evaluation(trainer, before)
-        metrics = self._metrics(trainer, loaded - started, trained - loaded)
+        metrics = self._metrics(trainer, self.began - started, ended - self.began)
         return self._save(trainer, tokenizer, evaluation, metrics)
 
     # --- before ---------------------------------------------------------------------------------------------------
@@ -197,6 +197,7 @@ class _Training:
         if self.settings.compile:
             self.say("compiling the decoder; the first steps take a minute or more")
             trainer.model.get_decoder().compile(dynamic=True)
+        self.began = time.monotonic()
         self.hooks.stage("training")
 
     # --- after ----------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ class _Training:
             samples=tuple(SampleAnswer(**sample) for sample in samples),
         )
 
-    def _metrics(self, trainer: Any, load_seconds: float, train_seconds: float) -> dict[str, Any]:
+    def _metrics(self, trainer: Any, set_up_seconds: float, train_seconds: float) -> dict[str, Any]:
         state = trainer.state
         history = [{"step": entry["step"], "loss": entry["loss"]} for entry in state.log_history if "loss" in entry]
         tokens = state.num_input_tokens_seen - trainer._initial_num_input_tokens_seen  # noqa: SLF001
@@ -227,7 +228,7 @@ class _Training:
             "epochs": round(state.epoch or 0.0, 4),
             "tokens": state.num_input_tokens_seen,
             "trainSeconds": round(train_seconds, 3),
-            "loadSeconds": round(load_seconds, 3),
+            "setUpSeconds": round(set_up_seconds, 3),
             "tokensPerSecond": round(tokens / max(train_seconds, 1e-9), 1),
             "peakMemoryBytes": _peak_memory(self.device),
             "trainedParameters": self.trainable.trained,
