@@ -1,0 +1,309 @@
+"""What is known of the cluster without asking: fed by watch events, repaired by lists.
+
+Never goes back in time: an object is replaced by a newer resourceVersion only, and what was deleted stays deleted. Pods
+that are gone are remembered for as long as their Job is there, because a termination record is evidence that nothing
+else carries. Decides nothing, and enqueues nothing: it says whether something changed.
+"""
+
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from finetune_contract.names import LABEL_JOB_NAME, LABEL_MANAGED_BY, MANAGED_BY
+from finetune_operator.ports import (
+    FINETUNEJOBS,
+    GPUCLASSES,
+    JOBS,
+    NODES,
+    PODS,
+    Json,
+    Key,
+    KubeApi,
+    Resource,
+)
+
+OURS: Mapping[str, str] = {LABEL_MANAGED_BY: MANAGED_BY}
+WATCHED: Mapping[Resource, Mapping[str, str] | None] = {
+    GPUCLASSES: None,
+    NODES: None,
+    PODS: OURS,
+    JOBS: OURS,
+    FINETUNEJOBS: None,
+}
+"""Resources with their label selectors. FineTuneJobs last: whatever they need is there when they come up."""
+
+_DEPARTED_LIMIT = 2_000
+_TOMBSTONES = 20_000
+
+
+class Ref(NamedTuple):
+    """Name of an object within its resource; the namespace is empty for cluster-scoped ones."""
+
+    namespace: str
+    name: str
+
+
+def key_of(resource: Resource, obj: Json) -> Key | None:
+    """The FineTuneJob that this object is, or works for."""
+    metadata = obj["metadata"]
+    if resource == FINETUNEJOBS:
+        return Key(metadata["namespace"], metadata["name"])
+    owner = (metadata.get("labels") or {}).get(LABEL_JOB_NAME)
+    return Key(metadata["namespace"], owner) if owner and resource.is_namespaced else None
+
+
+class Cache:
+    """`ports.Observed`.
+
+    Args:
+        now: monotonic seconds, for the age of the last sign of life.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._stores = {resource: _Store(resource) for resource in WATCHED}
+        self._departed: OrderedDict[str, Json] = OrderedDict()  # by uid of the pod
+        self._synced = False
+        self._fed_at = now()
+
+    # --- ports.Observed -------------------------------------------------------------------------------------------
+    def job(self, key: Key) -> Json | None:
+        return self._stores[FINETUNEJOBS].get(Ref(*key))
+
+    def child_jobs(self, key: Key) -> Sequence[Json]:
+        return self._stores[JOBS].children(key)
+
+    def child_pods(self, key: Key) -> Sequence[Json]:
+        return self._stores[PODS].children(key)
+
+    def departed_pods(self, key: Key) -> Sequence[Json]:
+        return [pod for pod in self._departed.values() if key_of(PODS, pod) == key]
+
+    def gpu_classes(self) -> Sequence[Json]:
+        return list(self._stores[GPUCLASSES])
+
+    def nodes(self) -> Sequence[Json]:
+        return list(self._stores[NODES])
+
+    def note(self, resource: Resource, obj: Json) -> None:
+        store = self._stores.get(resource)
+        if store is not None and (resource != JOBS or key_of(resource, obj)):
+            store.put(obj)
+
+    # --- beyond it ------------------------------------------------------------------------------------------------
+    def all(self, resource: Resource) -> Iterator[Json]:
+        return iter(self._stores[resource])
+
+    def jobs(self) -> Iterator[Json]:
+        return self.all(FINETUNEJOBS)
+
+    @property
+    def is_synced(self) -> bool:
+        """True once everything was listed: before that, absence means nothing."""
+        return self._synced
+
+    def silent_for(self) -> float:
+        """Seconds since the last event or list."""
+        return self._now() - self._fed_at
+
+    # --- feeding --------------------------------------------------------------------------------------------------
+    def take(self, resource: Resource, event: str | None, obj: Json) -> bool:
+        """A watch event (`None`: of an initial list). True when it says something new.
+
+        The echo of a write of ours counts as new, although `note` took it in already: whoever waits for that write
+        needs the event.
+        """
+        self._fed_at = self._now()
+        if event == "DELETED":
+            return self._remove(resource, obj)
+        return self._stores[resource].put(obj, echoes=True)
+
+    def replace(
+        self, resource: Resource, namespace: str | None, items: Iterable[Json], resource_version: str
+    ) -> list[Json]:
+        """A complete list of one scope: returns what it brought, changed or showed to be gone."""
+        self._fed_at = self._now()
+        store = self._stores[resource]
+        items = list(items)
+        listed = {_ref(item) for item in items}
+        changed = [item for item in items if store.put(item)]
+        for ghost in [obj for obj in store if _is_ghost(obj, namespace, listed, resource_version)]:
+            self._remove(resource, ghost)
+            changed.append(ghost)
+        return changed
+
+    def mark_synced(self) -> None:
+        self._synced = True
+
+    def _remove(self, resource: Resource, obj: Json) -> bool:
+        if not self._stores[resource].remove(obj):
+            return False
+        if resource == PODS:
+            self._remember(obj)
+        elif resource == JOBS:
+            self._forget_pods(obj["metadata"]["uid"])
+        return True
+
+    def _remember(self, pod: Json) -> None:
+        owner = _owner_uid(pod)
+        if not any(job["metadata"]["uid"] == owner for job in self._jobs_beside(pod)):
+            return
+        self._departed[pod["metadata"]["uid"]] = pod
+        while len(self._departed) > _DEPARTED_LIMIT:
+            self._departed.popitem(last=False)
+
+    def _jobs_beside(self, pod: Json) -> Sequence[Json]:
+        key = key_of(PODS, pod)
+        return self.child_jobs(key) if key else ()
+
+    def _forget_pods(self, job_uid: str) -> None:
+        for uid in [uid for uid, pod in self._departed.items() if _owner_uid(pod) == job_uid]:
+            del self._departed[uid]
+
+
+class _Store:
+    """The objects of one resource."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._resource = resource
+        self._objects: dict[Ref, Json] = {}
+        self._children: dict[Key, dict[Ref, Json]] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()  # uids of what was deleted
+
+    def __iter__(self) -> Iterator[Json]:
+        return iter(list(self._objects.values()))
+
+    def get(self, ref: Ref) -> Json | None:
+        return self._objects.get(ref)
+
+    def children(self, key: Key) -> Sequence[Json]:
+        return list(self._children.get(key, {}).values())
+
+    def put(self, obj: Json, *, echoes: bool = False) -> bool:
+        """True when it is newer than what is here, or with `echoes` as new."""
+        ref = _ref(obj)
+        if obj["metadata"]["uid"] in self._gone:
+            return False
+        known = self._objects.get(ref)
+        if known is not None:
+            if version_of(obj) == version_of(known):
+                return echoes
+            if version_of(obj) < version_of(known):
+                return False
+            self._drop_child(ref, known)
+        slim = _slim(self._resource, obj)
+        self._objects[ref] = slim
+        key = key_of(self._resource, obj)
+        if key is not None:
+            self._children.setdefault(key, {})[ref] = slim
+        # A node reports that it lives every few minutes, which is no news.
+        return self._resource != NODES or known is None or _without_version(slim) != _without_version(known)
+
+    def remove(self, obj: Json) -> bool:
+        """True when it was here, in this incarnation."""
+        self._bury(obj["metadata"]["uid"])
+        ref = _ref(obj)
+        known = self._objects.get(ref)
+        if known is None or known["metadata"]["uid"] != obj["metadata"]["uid"]:
+            return False
+        del self._objects[ref]
+        self._drop_child(ref, known)
+        return True
+
+    def _bury(self, uid: str) -> None:
+        self._gone[uid] = None
+        while len(self._gone) > _TOMBSTONES:
+            self._gone.popitem(last=False)
+
+    def _drop_child(self, ref: Ref, obj: Json) -> None:
+        key = key_of(self._resource, obj)
+        if key is not None and key in self._children:
+            self._children[key].pop(ref, None)
+            if not self._children[key]:
+                del self._children[key]
+
+
+async def sweep(cache: Cache, api: KubeApi, namespaces: Sequence[str] = ()) -> list[tuple[Resource, Json]]:
+    """List everything and repair the cache; returns what had been missed."""
+    missed: list[tuple[Resource, Json]] = []
+    for resource, labels in WATCHED.items():
+        scopes = namespaces if resource.is_namespaced and namespaces else (None,)
+        for namespace in scopes:
+            listing = await api.list(resource, namespace, labels=labels)
+            changed = cache.replace(resource, namespace, listing.items, listing.resource_version)
+            missed += [(resource, obj) for obj in changed]
+    cache.mark_synced()
+    return missed
+
+
+async def sweep_for_ever(
+    do_sweep: Callable[[], Awaitable[None]],
+    *,
+    sleep: Callable[[float], Awaitable[None]],
+    shortest: float = 300.0,
+    longest: float = 600.0,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> None:
+    """Sweep again and again, never in step with another replica or operator."""
+    while True:
+        await sleep(uniform(shortest, longest))
+        await do_sweep()
+
+
+def version_of(obj: Json) -> int:
+    """Kubernetes declares resourceVersions of one resource comparable (KEP-5504)."""
+    text = str(obj["metadata"].get("resourceVersion") or "0")
+    return int(text) if text.isdigit() else 0
+
+
+def _is_ghost(obj: Json, namespace: str | None, listed: set[Ref], resource_version: str) -> bool:
+    """Gone from a list that is newer than it. What was created after the list was taken is no ghost."""
+    in_scope = namespace is None or obj["metadata"].get("namespace") == namespace
+    return in_scope and _ref(obj) not in listed and version_of(obj) <= int(resource_version or 0)
+
+
+def _ref(obj: Json) -> Ref:
+    return Ref(obj["metadata"].get("namespace") or "", obj["metadata"]["name"])
+
+
+def _owner_uid(obj: Json) -> str | None:
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
+
+
+def _slim(resource: Resource, obj: Json) -> Json:
+    """Without what nobody reads: at 10,000 pods that is most of the memory."""
+    metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
+    slim: Json = {
+        **obj,
+        "apiVersion": obj.get("apiVersion") or resource.api_version,
+        "kind": obj.get("kind") or resource.kind,
+        "metadata": metadata,
+    }
+    if resource == NODES:
+        return _slim_node(slim)
+    return slim
+
+
+def _slim_node(node: Json) -> Json:
+    names = ("name", "uid", "resourceVersion", "labels")
+    status: Mapping[str, Any] = node.get("status") or {}
+    ready = [condition for condition in status.get("conditions") or () if condition.get("type") == "Ready"]
+    return {
+        "apiVersion": node["apiVersion"],
+        "kind": node["kind"],
+        "metadata": {name: node["metadata"][name] for name in names if name in node["metadata"]},
+        "spec": {
+            name: value for name, value in (node.get("spec") or {}).items() if name in {"unschedulable", "taints"}
+        },
+        "status": {
+            "allocatable": status.get("allocatable") or {},
+            "conditions": [{"type": "Ready", "status": condition.get("status")} for condition in ready],
+        },
+    }
+
+
+def _without_version(obj: Json) -> Json:
+    return {**obj, "metadata": {name: value for name, value in obj["metadata"].items() if name != "resourceVersion"}}
