@@ -27,6 +27,9 @@ def up(
         bool, typer.Option("--control-plane-only", help="API server and controllers, no nodes: a few seconds.")
     ] = False,
     nodes: Annotated[int, typer.Option(min=1, max=2, help="The second node pretends to have four A100s.")] = 2,
+    with_images: Annotated[
+        bool, typer.Option("--images", help="Also build both images and pull them to the nodes.")
+    ] = False,
 ) -> None:
     """Bring it up, or what is missing of it. Does nothing when it is up."""
     started = time.monotonic()
@@ -35,6 +38,8 @@ def up(
         cluster.ensure_control_plane()
     else:
         cluster.ensure_nodes(nodes)
+    if with_images:
+        cluster.load(images.IMAGES)
     console.print(f"[green]up[/] after {time.monotonic() - started:.1f} s")
     console.print(
         f"export KUBECONFIG={cluster.kubeconfig}  # context {cluster.context}", highlight=False, soft_wrap=True

@@ -229,6 +229,11 @@ class LocalCluster:
         """Start a stopped daemon as it was."""
         self.daemons.start(name)
 
+    def ctr(self, node: str, *words: str) -> tuple[str, ...]:
+        """The command that talks to a node's containerd."""
+        [each] = [each for each in self._nodes if each.name == node]
+        return each.ctr(*words)
+
     def stop_kubelet(self, node: str) -> None:
         """Lose a node: its pods run on, unseen."""
         self.stop_daemon(f"kubelet-{node}", kill=True)
