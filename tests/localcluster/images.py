@@ -42,7 +42,11 @@ class Image:
         return (self.dockerfile, "pyproject.toml", "uv.lock", *self.code)
 
 
-OPERATOR = Image("operator", "operator/Dockerfile", ("operator/finetune_operator", "trainer_image/finetune_contract"))
+OPERATOR = Image(
+    "operator",
+    "operator/Dockerfile",
+    ("operator/finetune_operator", "trainer_image/finetune_contract", "crds"),
+)
 TRAINER = Image(
     "trainer",
     "trainer_image/Dockerfile",
