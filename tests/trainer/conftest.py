@@ -172,3 +172,14 @@ def trainer_environment(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     return {**os.environ, **given}
+
+
+@pytest.fixture(scope="session")
+def runner(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Starts of whole ranks against the server above."""
+    from tests.trainer.starts import ForkServer, Runner
+
+    folder = tmp_path_factory.mktemp("starts")
+    server = ForkServer(folder)
+    yield Runner(s3, server, folder)
+    server.close()

@@ -116,9 +116,9 @@ class Start:
     # --- hooks ---------------------------------------------------------------------------------------------------
 
     def stage(self, stage: Stage) -> None:
+        self._stop.enter(stage)
         self.progress.update(stage=stage)
         self._metrics.enter(stage)
-        self._stop.enter(stage)
 
     def callbacks(self, context: TrainerContext) -> Sequence[Any]:
         job, identity = self._job, self._job.identity

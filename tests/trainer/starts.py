@@ -1,0 +1,206 @@
+"""Starts of a job on real S3, as a pod makes them one after another: each with a scratch folder of its own."""
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune_contract import layout
+from finetune_contract.jobspec import Identity, JobFile, Prepared
+from finetune_contract.manifest import MANIFEST_NAME, Manifest
+from finetune_contract.progress import ProgressRecord
+from finetune_contract.termination import TerminationRecord
+from finetune_trainer import checkpoint, manifests, outcome
+from tests.trainer.conftest import S3
+from tests.trainer.runs import _small as small
+from tests.trainer.runs import write_rows
+
+
+class ForkServer:
+    """See `forks`."""
+
+    def __init__(self, folder: Path) -> None:
+        with (folder / "fork-server.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.trainer.forks"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=Path(__file__).parents[2],
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "DS_ACCELERATOR": "cpu"},
+            )
+        assert self._answer() == {"ready": True}
+
+    def fork(self, **order: Any) -> int:
+        return int(self._ask(order)["pid"])
+
+    def wait(self, pid: int) -> int:
+        """Exit code, or minus the signal."""
+        return int(self._ask({"wait": pid})["status"])
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        assert line, "the fork server is gone"
+        return dict(json.loads(line))
+
+
+@dataclass
+class End:
+    """What a start left behind."""
+
+    status: int
+    record: TerminationRecord | None
+    log: str
+    operations: int | None
+
+
+@dataclass
+class Running:
+    server: ForkServer
+    pids: list[int]
+    folder: Path
+
+    def progress(self) -> ProgressRecord | None:
+        return outcome.read_progress(self.folder)
+
+    def wait_until(self, condition: Callable[[ProgressRecord], bool], seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not ((seen := self.progress()) and condition(seen)):
+            assert time.monotonic() < deadline, f"waited in vain; the log:\n{self.log()}"
+            time.sleep(0.002)
+
+    def signal(self, number: signal.Signals) -> None:
+        for pid in self.pids:
+            os.kill(pid, number)
+
+    def end(self) -> End:
+        """Of rank 0; the others have ended too."""
+        statuses = [self.server.wait(pid) for pid in self.pids]
+        operations = self.folder / "log-0.operations"
+        return End(
+            statuses[0],
+            outcome.read_record(outcome.rank_file(self.folder, 0)),
+            self.log(),
+            int(operations.read_text()) if operations.exists() else None,
+        )
+
+    def log(self) -> str:
+        return (self.folder / "log-0").read_text()
+
+
+@dataclass
+class Runner:
+    """Makes jobs and starts them. One model and one preparation serve all tests of a session."""
+
+    s3: S3
+    server: ForkServer
+    folder: Path
+    _prepared: dict[str, Prepared] = field(default_factory=dict)
+    _numbers: Any = field(default_factory=itertools.count)
+
+    def job(self, spec: Mapping[str, Any] | None = None, *, processes: int = 1) -> JobFile:
+        """12 steps, a checkpoint each 3, all of it exact; prepared."""
+        number = next(self._numbers)
+        model, rows = self.folder / "model", self.folder / "rows.jsonl"
+        if not model.exists():
+            write_rows(rows)
+            pid = self.server.fork(do="model", folder=str(model), env={}, log=str(self.folder / "model.log"))
+            assert self.server.wait(pid) == 0, (self.folder / "model.log").read_text()
+        given = dict(spec or {})
+        wanted = {
+            **given,
+            "checkpoint": {"everySteps": 3, **given.get("checkpoint", {})},
+            "training": {"epochs": 3, "maxSteps": 12, "gradientAccumulationSteps": 1, **given.get("training", {})},
+        }
+        job = self.s3.job(small(wanted), model=model, train=rows, processes=processes)
+        identity = job.identity.model_copy(update={"uid": f"{number:08d}-7c1d-4a53-9f0a-1b2c3d4e5f60"})
+        return self._with_rows(job.model_copy(update={"identity": identity}))
+
+    def _with_rows(self, job: JobFile) -> JobFile:
+        kind = job.spec.dataset.model_dump_json()
+        if kind not in self._prepared:
+            end = self.start(job, do="prepare").end()
+            log = (self._last / "termination").read_text()
+            record = TerminationRecord.parse(log)
+            assert record, end.log
+            assert record.prepared, end.log
+            self._prepared[kind] = Prepared(uri=record.prepared.uri, digest=record.prepared.digest)
+        return job.model_copy(update={"prepared": self._prepared[kind]})
+
+    def start(self, job: JobFile, *, do: str = "rank", die_at: int | None = None, attempt: int = 1) -> Running:
+        identity = Identity.model_validate({**job.identity.model_dump(), "attempt": attempt})
+        folder = self._last = self.folder / f"start-{next(self._numbers)}"
+        folder.mkdir()
+        (folder / "job.json").write_text(job.model_copy(update={"identity": identity}).render())
+        ranks = job.world.size if do == "rank" else 1
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        pids = [
+            self.server.fork(
+                do=do,
+                log=str(folder / f"log-{rank}"),
+                die_at=die_at,
+                env={
+                    "FINETUNE_CREDENTIALS_DIR": str(self.s3.credentials()),
+                    "FINETUNE_JOB_FILE": str(folder / "job.json"),
+                    "FINETUNE_SCRATCH_DIR": str(folder / "scratch"),
+                    "FINETUNE_TERMINATION_LOG": str(folder / "termination"),
+                    "FINETUNE_OUTCOME_DIR": str(folder),
+                    "FINETUNE_METRICS_PORT": "0",
+                    "FINETUNE_STORAGE_BUDGET_SECONDS": "30",
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(ranks),
+                    "LOCAL_WORLD_SIZE": str(ranks),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                },
+            )
+            for rank in range(ranks)
+        ]
+        return Running(self.server, pids, folder)
+
+    # --- what lies in S3 -----------------------------------------------------------------------------------------
+
+    def checkpoints(self, job: JobFile) -> list[checkpoint.Stored]:
+        """Complete ones, newest first."""
+        uri = layout.checkpoints_uri(job.spec.output.uri, job.identity)
+        return [item for item in checkpoint.stored(self.s3.storage(), uri) if item.has_manifest]
+
+    def artifact(self, job: JobFile) -> Manifest | None:
+        return manifests.load_valid(self.s3.storage(), layout.artifact_uri(job.spec.output.uri, job.identity))
+
+    def verify_artifact(self, job: JobFile) -> Manifest:
+        """Downloaded and hashed."""
+        into = self.folder / f"artifact-{next(self._numbers)}"
+        uri = layout.artifact_uri(job.spec.output.uri, job.identity)
+        manifest = manifests.fetch(self.s3.storage(), uri, into)
+        assert (into / MANIFEST_NAME).exists()
+        return manifest
+
+
+def losses(manifest: Manifest) -> list[tuple[int, float]]:
+    return [(entry["step"], entry["loss"]) for entry in manifest.metrics["lossHistory"]]
+
+
+def digests(manifest: Manifest) -> dict[str, str]:
+    """Of the weights: what training alone decides."""
+    return {entry.path: entry.sha256 for entry in manifest.files if entry.path.endswith(".safetensors")}
