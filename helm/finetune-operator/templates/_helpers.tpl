@@ -59,32 +59,32 @@ app.kubernetes.io/managed-by: finetune-operator
   verbs: [get, list, watch]
 - apiGroups: [finetune.dev]
   resources: [finetunejobs/status]
-  verbs: [get, patch, update]
+  verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [create, delete, get, list, watch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
-  resources: [configmaps, services]
+  resources: [services]
   verbs: [create, get]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create, list, update]
 {{- end }}
 
 {{- /* GPUClasses and Nodes are cluster-scoped: reading them takes a ClusterRole in every mode. */}}
 {{- define "finetune-operator.clusterRules" -}}
 - apiGroups: [finetune.dev]
   resources: [gpuclasses]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [finetune.dev]
   resources: [gpuclasses/status]
-  verbs: [get, patch, update]
+  verbs: [update]
 - apiGroups: [""]
   resources: [nodes]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- end }}
 
 {{- define "finetune-operator.subjects" -}}
