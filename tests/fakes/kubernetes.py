@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Literal
 
 from finetune_operator.core.timestamps import format_time
@@ -221,13 +222,19 @@ class Faults:
 class FakeKubeApi:
     """`ports.KubeApi` on a FakeCluster. Each call gives way to other tasks first, so that reconcilers interleave."""
 
-    def __init__(self, cluster: FakeCluster, faults: Faults | None = None) -> None:
+    def __init__(self, cluster: FakeCluster, faults: Faults | None = None, pauses: Iterator[int] | None = None) -> None:
+        """`pauses`: how often each call gives way; once when left out."""
         self.cluster = cluster
         self.faults = faults or Faults()
         self.writes: list[Write] = []
+        self._pauses = pauses or repeat(1)
+
+    async def _give_way(self) -> None:
+        for _ in range(next(self._pauses)):
+            await asyncio.sleep(0)
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Json:
-        await asyncio.sleep(0)
+        await self._give_way()
         return self.cluster.get(resource, namespace, name)
 
     async def list(
@@ -238,7 +245,7 @@ class FakeKubeApi:
         labels: Mapping[str, str] | None = None,
         fields: Mapping[str, str] | None = None,
     ) -> Listing:
-        await asyncio.sleep(0)
+        await self._give_way()
         items = [
             obj
             for obj in self.cluster.items(resource, namespace)
@@ -271,7 +278,7 @@ class FakeKubeApi:
         await self._write(write, lambda: self.cluster.delete(resource, namespace, name, uid=uid))
 
     async def _write(self, write: Write, commit: Callable[[], Any]) -> Any:
-        await asyncio.sleep(0)
+        await self._give_way()
         index = len(self.writes)
         self.writes.append(write)
         if index == self.faults.crash_before:

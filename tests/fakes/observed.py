@@ -1,6 +1,6 @@
 """`ports.Observed` on a FakeCluster: a cache that is as old, and misses as much, as the test wants."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from finetune_contract import names
 from finetune_operator.ports import FINETUNEJOBS, GPUCLASSES, JOBS, NODES, PODS, Json, Key, Resource
@@ -12,20 +12,35 @@ class FakeObserved:
 
     Args:
         behind: how many changes of the history the first list is too old by (an API server's stale cache).
+        is_lost: says of a position of the history whether its watch event never arrives.
     """
 
-    def __init__(self, cluster: FakeCluster, behind: int = 0) -> None:
+    def __init__(
+        self, cluster: FakeCluster, behind: int = 0, is_lost: Callable[[int], bool] = lambda position: False
+    ) -> None:
         self._cluster = cluster
+        self._is_lost = is_lost
         self._objects: dict[Ref, Json] = {}
         self._position = 0
-        self.catch_up(max(0, len(cluster.history) - behind))
-
-    def catch_up(self, until: int | None = None) -> None:
-        """To that position of the history; to its end when none is given."""
-        end = len(self._cluster.history) if until is None else until
-        for change in self._cluster.history[self._position : end]:
+        listed = max(0, len(cluster.history) - behind)
+        for change in cluster.history[:listed]:
             self._take(change)
-        self._position = max(self._position, end)
+        self._position = listed
+
+    def catch_up(self) -> bool:
+        """Take in the watch events up to now. True when there was one."""
+        start, self._position = self._position, len(self._cluster.history)
+        arrived = [index for index in range(start, self._position) if not self._is_lost(index)]
+        for index in arrived:
+            self._take(self._cluster.history[index])
+        return bool(arrived)
+
+    def sweep(self) -> None:
+        """Repair what was missed, as a periodic list does."""
+        self._objects.clear()
+        for change in self._cluster.history:
+            self._take(change)
+        self._position = len(self._cluster.history)
 
     def _take(self, change: Change) -> None:
         known = self._objects.get(change.ref)

@@ -97,11 +97,11 @@ class Condition:
 
     def dump(self) -> dict[str, Any]:
         return {
-            "type": self.type,
-            "status": self.status,
+            "type": str(self.type),
+            "status": str(self.status),
             "observedGeneration": self.observed_generation,
             "lastTransitionTime": self.last_transition_time,
-            "reason": self.reason,
+            "reason": str(self.reason),
             "message": self.message,
         }
 
@@ -130,3 +130,9 @@ def with_condition(conditions: tuple[Condition, ...], new: Condition, now: datet
 
 def without_condition(conditions: tuple[Condition, ...], type_: str) -> tuple[Condition, ...]:
     return tuple(condition for condition in conditions if condition.type != type_)
+
+
+def in_order(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """As a job goes through them: `kubectl describe` is read from top to bottom."""
+    order = list(ConditionType)
+    return tuple(sorted(conditions, key=lambda condition: order.index(ConditionType(condition.type))))

@@ -8,6 +8,7 @@ from finetune_operator.core.conditions import (
     Condition,
     ConditionStatus,
     ConditionType,
+    in_order,
     with_condition,
     without_condition,
 )
@@ -88,5 +89,5 @@ class Draft:
         if not self.is_stalled:
             conditions = without_condition(conditions, ConditionType.STALLED)
         taken_up = self.snapshot.job.generation if self.observes_generation else self.status.observed_generation
-        stamped = tuple(replace(condition, observed_generation=taken_up) for condition in conditions)
+        stamped = tuple(replace(condition, observed_generation=taken_up) for condition in in_order(conditions))
         return replace(self.status, observed_generation=taken_up, conditions=stamped)

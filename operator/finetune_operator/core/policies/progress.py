@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from finetune_contract.progress import ProgressRecord
+from finetune_operator.core.attempts import current_child
 from finetune_operator.core.draft import Draft
 from finetune_operator.core.model import Role
 from finetune_operator.core.timestamps import format_time, parse_time
@@ -71,7 +72,11 @@ def _duration(seconds: int) -> str:
 
 
 def _final_record(draft: Draft) -> ProgressRecord | None:
-    """Of the rank that got furthest, among the pods of this attempt that have ended."""
+    """Of the rank that got furthest, among the pods of this attempt that have ended. While the Job has not ended as
+    well, it waits: the end is about to be written anyway."""
+    job = current_child(draft)
+    if job is not None and not job.is_finished and not job.is_being_deleted:
+        return None
     pods = draft.snapshot.pods_of(Role.TRAIN, draft.status.run, draft.status.attempt)
     found = [pod.record.progress for pod in pods if pod.record is not None and pod.record.progress is not None]
     return max(found, key=lambda record: (record.step, record.checkpoint_step or 0), default=None)
