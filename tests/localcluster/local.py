@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tests.localcluster import (
     archive,
@@ -41,6 +42,7 @@ from tests.localcluster.pull import pull
 from tests.localcluster.s3 import S3
 from tests.localcluster.waiting import until
 
+_NOT_READY = {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}
 _FOREIGN = {"kubelet", "kube-proxy", "k3s", "k3s-server", "k0s"}
 
 
@@ -181,13 +183,15 @@ class LocalCluster:
                 self.kubectl.apply(*coredns.manifests(self.layout), *s3.manifests(address))
             wanted = self._nodes[:count]
             with step(f"{count} node{'s' if count > 1 else ''}"):
+                before = self._heartbeats()
                 with ThreadPoolExecutor() as pool:  # they have nothing to do with each other
-                    list(pool.map(lambda each: self._ensure_node(each, pause, name_servers), wanted))
-                until("the nodes are not ready", lambda: self._are_ready(wanted), seconds=90, pause=0.2)
-                if count == len(self._nodes) and not gpus.are_there(self.kubectl, self.nodes[1]):
+                    started = list(pool.map(lambda each: self._ensure_node(each, pause, name_servers), wanted))
+                stale = [before.get(each.name, "") if new else "" for each, new in zip(wanted, started, strict=True)]
+                self._wait_for_nodes(wanted, stale)
+                if count == len(self._nodes) and (started[-1] or not gpus.are_there(self.kubectl, self.nodes[1])):
                     self.fake_gpus()
 
-    def _ensure_node(self, each: Node, pause: Path, name_servers: list[str]) -> None:
+    def _ensure_node(self, each: Node, pause: Path, name_servers: list[str]) -> bool:
         is_new = not each.folder.exists()
         if is_new:
             node.forget_containers(each)
@@ -200,20 +204,28 @@ class LocalCluster:
             self.daemons.stop([containerd.name])
             self.daemons.ensure(containerd, lambda: succeeds(*each.ctr("version")))
         import_pause_image(each, pause / "pause")
-        self.daemons.ensure(node.kubelet_daemon(each, self._kubernetes, self.authority, name_servers))
+        return self.daemons.ensure(node.kubelet_daemon(each, self._kubernetes, self.authority, name_servers))
 
     def _ensure_registry(self) -> None:
         with self._lock():
             packages.ensure(packages.IMAGES)
             self.daemons.ensure(registry.daemon(self.layout), registry.is_ready)
 
-    def _are_ready(self, wanted: Iterable[Node]) -> bool:
-        try:
-            items = self.kubectl.get("nodes", f"--selector={NODE_LABEL}=true")["items"]
-        except CommandError:  # not registered yet
-            return False
-        ready = {item["metadata"]["name"] for item in items if is_ready(item)}
-        return ready >= {each.name for each in wanted}
+    def _wait_for_nodes(self, wanted: Iterable[Node], stale: Iterable[str]) -> None:
+        """Until they are ready by word of the kubelets that run now: a node stays Ready for a while without one, and
+        what is patched before a new kubelet has registered is undone by it."""
+        old = {each.name: heartbeat for each, heartbeat in zip(wanted, stale, strict=True)}
+
+        def are_ready() -> bool:
+            now = self._heartbeats()
+            return all(now.get(name, heartbeat) != heartbeat for name, heartbeat in old.items())
+
+        until(f"{', '.join(old)} not ready", are_ready, seconds=90, pause=0.2)
+
+    def _heartbeats(self) -> dict[str, str]:
+        """When each ready node was last heard of."""
+        items = self.kubectl.get("nodes", f"--selector={NODE_LABEL}=true")["items"]
+        return {item["metadata"]["name"]: heartbeat(item) for item in items if is_ready(item)}
 
     # ---- faults, for tests
 
@@ -240,9 +252,9 @@ class LocalCluster:
 
     def start_kubelet(self, node: str) -> None:
         """Get it back, its GPUs included."""
+        before = self._heartbeats().get(node, "")
         self.start_daemon(f"kubelet-{node}")
-        wanted = [each for each in self._nodes if each.name == node]
-        until(f"{node} is not ready", lambda: self._are_ready(wanted), seconds=90, pause=0.2)
+        self._wait_for_nodes([each for each in self._nodes if each.name == node], [before])
         if node == self.nodes[1]:
             self.fake_gpus()
 
@@ -340,13 +352,15 @@ class LocalCluster:
             )
 
 
-def is_ready(item: Mapping[str, object]) -> bool:
-    """Whether a node is Ready and takes pods."""
-    status, spec = item["status"], item["spec"]
-    assert isinstance(status, dict)
-    assert isinstance(spec, dict)
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", []))
-    return ready and not any(taint["effect"] == "NoSchedule" for taint in spec.get("taints", []))
+def is_ready(item: Mapping[str, Any]) -> bool:
+    """Whether a node is Ready and not tainted as lost or not ready yet."""
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in item["status"].get("conditions", []))
+    return ready and not any(taint["key"] in _NOT_READY for taint in item["spec"].get("taints", []))
+
+
+def heartbeat(item: Mapping[str, Any]) -> str:
+    """When the node's kubelet last wrote its status; it does so when it starts, and then rarely."""
+    return next(str(c["lastHeartbeatTime"]) for c in item["status"]["conditions"] if c["type"] == "Ready")
 
 
 def import_pause_image(each: Node, program: Path) -> None:

@@ -105,8 +105,12 @@ def test_folders_follow_xdg() -> None:
         pytest.param([{"type": "Ready", "status": "Unknown"}], [], False, id="lost"),
         pytest.param([], [], False, id="not reported yet"),
         pytest.param(
-            [{"type": "Ready", "status": "True"}], [{"effect": "NoSchedule"}], False, id="ready, still tainted"
+            [{"type": "Ready", "status": "True"}],
+            [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}],
+            False,
+            id="ready, still tainted",
         ),
+        pytest.param([{"type": "Ready", "status": "True"}], [{"key": "team/ml"}], True, id="tainted by a person"),
     ],
 )
 def test_readiness_of_a_node(conditions: list[object], taints: list[object], want: bool) -> None:

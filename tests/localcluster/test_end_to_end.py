@@ -177,7 +177,7 @@ def test_a_missing_bucket_is_refused_not_created(storage: S3) -> None:
     admin.close()
 
 
-def test_the_second_node_pretends_to_have_gpus_through_a_kubelet_restart(cluster: LocalCluster) -> None:
+def test_the_second_node_pretends_to_have_gpus_through_a_kubelet_restart(cluster: LocalCluster, namespace: str) -> None:
     node = cluster.nodes[1]
     cluster.stop_kubelet(node)
     assert cluster.daemon_pid(f"kubelet-{node}") is None
@@ -186,6 +186,9 @@ def test_the_second_node_pretends_to_have_gpus_through_a_kubelet_restart(cluster
     assert found["status"]["allocatable"]["nvidia.com/gpu"] == "4"
     assert found["metadata"]["labels"]["nvidia.com/gpu.product"] == "NVIDIA-A100-SXM4-80GB"
     assert found["metadata"]["labels"]["finetune.dev/localcluster"] == "true"
+    pod = restricted_pod(cluster.image("base"), "gpu", node, "print('admitted')")
+    pod["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "4"}}
+    assert run(cluster, namespace, pod) == "admitted\n"
 
 
 def test_writes_are_audited_with_user_and_agent(cluster: LocalCluster, namespace: str) -> None:
