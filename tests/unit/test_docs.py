@@ -1,0 +1,72 @@
+"""Pages that repeat what the code says are compared with it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs import generate_fields
+from finetune_contract.exitcodes import ExitCode
+from finetune_operator.core import identity
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/*.md"), *ROOT.glob("helm/*/*.md")]
+)
+
+
+def test_the_page_of_fields_is_what_the_crds_say() -> None:
+    assert generate_fields.PAGE.read_text() == generate_fields.render(), "run: python -m docs.generate_fields"
+
+
+def test_the_page_of_fields_names_what_starts_no_new_run() -> None:
+    page = generate_fields.INTRODUCTION
+    for path in identity._NOT_TRAINING:
+        assert f"`{'.'.join(path)}`" in page
+
+
+def test_the_page_of_exit_codes_lists_the_contract() -> None:
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "docs" / "exit-codes.md").read_text(), flags=re.MULTILINE)
+    assert rows == [(str(code.value), code.name) for code in ExitCode]
+
+
+def test_the_page_of_exit_codes_calls_final_what_is_final() -> None:
+    page = (ROOT / "docs" / "exit-codes.md").read_text()
+    final = {int(code) for code in re.findall(r"^\| (\d+) \|.*\| final", page, flags=re.MULTILINE)}
+    assert final == {code for code in ExitCode if code.is_final} - {ExitCode.SUCCEEDED}
+
+
+def test_the_page_of_classes_lists_the_charts() -> None:
+    specs = yaml.safe_load((ROOT / "helm" / "finetune-operator" / "gpuclasses.yaml").read_text())
+    page = (ROOT / "docs" / "gpu-classes.md").read_text().partition("## What counts")[0]
+    rows = dict(re.findall(r"^\| `([-\w]+)` \| (.*)\|$", page, flags=re.MULTILINE))
+    assert list(rows) == list(specs)
+    for name, spec in specs.items():
+        cells = [cell.strip() for cell in rows[name].split("|")]
+        assert cells[1:3] == [spec.get("memory", ""), spec.get("computeCapability", "")]
+
+
+def test_the_page_of_security_lists_the_rights_of_the_chart() -> None:
+    helpers = (ROOT / "helm" / "finetune-operator" / "templates" / "_helpers.tpl").read_text()
+    leases = (ROOT / "helm" / "finetune-operator" / "templates" / "rbac.yaml").read_text()
+    granted = set(re.findall(r"resources: \[(.+)\]\n +verbs: \[(.+)\]", helpers + leases))
+    granted |= set(re.findall(r"resources: \[(.+)\]\n  verbs: \[(.+)\]", helpers + leases))
+    page = (ROOT / "docs" / "security.md").read_text()
+    told = set(re.findall(r"^\| [^|]*\| `([a-z/]+)` \| ([a-z, ]+) \|", page, flags=re.MULTILINE))
+    assert told == granted
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_links_to_files_that_are_there(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_the_table_of_examples_lists_every_example() -> None:
+    table = (ROOT / "examples" / "README.md").read_text()
+    listed = re.findall(r"^\| \[([-\w.]+)\]", table, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "examples").glob("*.yaml"))
