@@ -52,6 +52,13 @@ class SftTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory,
         )
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer asks whether it is done after a step only: resumed from the last one it would do one too many."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def compute_loss(
         self,
         model: Any,
