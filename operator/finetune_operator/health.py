@@ -44,13 +44,8 @@ def application(checks: Checks) -> web.Application:
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=checks.render_metrics(), headers={"Content-Type": CONTENT_TYPE})
 
-    routes: Mapping[str, Callable[[web.Request], object]] = {
-        "/healthz": healthz,
-        "/readyz": readyz,
-        "/metrics": metrics,
-    }
     app = web.Application()
-    app.add_routes([web.get(path, handler) for path, handler in routes.items()])
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     return app
 
 

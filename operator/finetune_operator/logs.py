@@ -30,5 +30,5 @@ def configure_logs(level: str, form: str) -> None:
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # kopf tells of each handled event; asyncio and aiohttp of each slow callback.
-    for name in ("kopf.objects", "asyncio", "aiohttp"):
+    for name in ("kopf.objects", "kopf.activities", "asyncio", "aiohttp"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -11,16 +11,20 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PHASES = ("Pending", "Preparing", "Queued", "Starting", "Training", "Retrying", "Suspended", "Succeeded", "Failed")
+PHASES = ("Pending", "Preparing", "Training", "Suspended", "Succeeded", "Failed")
 """Reported even when no job is in them; others are added as they occur."""
 _REASONS_LIMIT = 64
 _PREFIX = "finetune_operator"
+
+
+disable_created_metrics()  # a second series for each counter, which nobody asks for
 
 
 class Metrics:
