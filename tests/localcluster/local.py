@@ -238,8 +238,12 @@ class LocalCluster:
         self.daemons.stop([name], first=signal.SIGKILL if kill else signal.SIGTERM)
 
     def start_daemon(self, name: str) -> None:
-        """Start a stopped daemon as it was."""
+        """Start a stopped daemon as it was; API server and storage are waited for."""
         self.daemons.start(name)
+        if name == controlplane.API_SERVER:
+            self.daemons.wait(name, self._api_is_ready)
+        elif name == s3.NAME:
+            self.daemons.wait(name, lambda: s3.is_ready(self._s3))
 
     def ctr(self, node: str, *words: str) -> tuple[str, ...]:
         """The command that talks to a node's containerd."""
@@ -262,7 +266,6 @@ class LocalCluster:
         """Break every connection to the API and wait until it answers again."""
         self.stop_daemon(controlplane.API_SERVER)
         self.start_daemon(controlplane.API_SERVER)
-        self.daemons.wait(controlplane.API_SERVER, self._api_is_ready)
 
     def fake_gpus(self, scheme: str = "gfd") -> None:
         """Give the second node its GPUs and their labels, in the words of `gfd`, `gke` or `karpenter`."""

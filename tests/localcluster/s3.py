@@ -154,6 +154,8 @@ def daemon(s3: S3, *, address: str, data: Path, folder: Path, sockets: Path) -> 
             "-s3.iam=false",
             f"-s3.localSocket={sockets}/s3.sock",
             f"-filer.localSocket={sockets}/filer.sock",
+            "-master.telemetry=false",
+            "-master.electionTimeout=1s",  # of one: a restart need not wait 10 s for others
             "-master.volumeSizeLimitMB=1024",
             "-master.volumePreallocate=false",
             "-volume.max=100",

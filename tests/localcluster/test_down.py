@@ -18,7 +18,7 @@ def machine() -> dict[str, set[str]]:
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     chains = output_of("iptables-save") + output_of("ip6tables-save")
     groups = (str(path) for path in Path("/sys/fs/cgroup").rglob("*") if path.is_dir())
-    commands = (path.read_text(errors="replace") for path in Path("/proc").glob("[0-9]*/comm"))
+    commands = (command_line(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
     return {
         "mounts": {line.split()[1] for line in mounts if any(word in line for word in ("finetune-", "kubelet", "cni"))},
         "links": {path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith(("veth", "finetune"))},
@@ -27,8 +27,18 @@ def machine() -> dict[str, set[str]]:
         "folders": {
             path for path in ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers") if Path(path).exists()
         },
-        "programs": {name.strip() for name in commands if name.startswith(("kube", "containerd-shim"))},
+        "programs": {
+            words for words in commands if "operator/localcluster/" in words or "finetune-localcluster/" in words
+        },
     }
+
+
+def command_line(path: Path) -> str:
+    """Empty for a zombie, and for a process that ended meanwhile."""
+    try:
+        return path.read_text(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
 
 
 def deaf_pod(cluster: LocalCluster, node: str) -> None:
