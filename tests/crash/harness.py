@@ -16,7 +16,7 @@ from tests.fakes.world import Act, Fate, World
 
 KEY = Key(NAMESPACE, "faq")
 _MOST_TICKS = 150
-_QUIET_TICKS = 6
+_QUIET_TICKS = 8
 """Nothing has changed for so long: the scenario is over. Longer than any wait at rest between two ticks."""
 
 
@@ -54,10 +54,11 @@ class Play:
         return sum(len(operator.events.posted) for operator in self.operators)
 
     def ending(self) -> Json:
-        """What has to be the same with and without faults: no times, no uids."""
+        """What has to be the same with and without faults: no times, no uids. `stops` may be one higher: the record of
+        a checkpoint that nobody saw before its pod was gone."""
         status = self.world.status()
         conditions = {c["type"]: (c["status"], c["reason"], c["message"]) for c in status.get("conditions") or ()}
-        kept = {name: status.get(name) for name in ("phase", "run", "attempt", "prepareAttempt", "failures", "stops")}
+        kept = {name: status.get(name) for name in ("phase", "run", "attempt", "prepareAttempt", "failures")}
         kept |= {name: status.get(name) for name in ("runHash", "restartedAt", "artifact", "evaluation", "prepared")}
         history = [(e["run"], e["role"], e["attempt"], e["reason"], e["counted"]) for e in status.get("history") or ()]
         children = {

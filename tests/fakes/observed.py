@@ -21,6 +21,7 @@ class FakeObserved:
         self._cluster = cluster
         self._is_lost = is_lost
         self._objects: dict[Ref, Json] = {}
+        self._departed: dict[Ref, Json] = {}
         self._position = 0
         listed = max(0, len(cluster.history) - behind)
         for change in cluster.history[:listed]:
@@ -48,6 +49,8 @@ class FakeObserved:
             return
         if change.type == "DELETED":
             self._objects.pop(change.ref, None)
+            if change.resource == PODS:
+                self._departed[change.ref] = change.obj
         else:
             self._objects[change.ref] = change.obj
 
@@ -62,7 +65,8 @@ class FakeObserved:
         return self._children(PODS, key)
 
     def departed_pods(self, key: Key) -> Sequence[Json]:
-        return ()
+        jobs = {job["metadata"]["uid"] for job in self.child_jobs(key)}
+        return [pod for pod in self._departed.values() if pod["metadata"]["ownerReferences"][0]["uid"] in jobs]
 
     def gpu_classes(self) -> Sequence[Json]:
         return self._all(GPUCLASSES)

@@ -43,6 +43,7 @@ class FakeOperator:
     """Args:
     faults: on its connection to the API server.
     observed: its cache; one that is up to date when left out.
+    sweep_seconds: how often a list repairs what the watches missed.
     blind_steps: so many reconciles see no watch event: they work on the list that the process started with.
     """
 
@@ -54,6 +55,7 @@ class FakeOperator:
         faults: Faults | None = None,
         observed: FakeObserved | None = None,
         blind_steps: int = 0,
+        sweep_seconds: float | None = None,
         pauses: Iterator[int] | None = None,
         options: Options = OPTIONS,
     ) -> None:
@@ -65,14 +67,23 @@ class FakeOperator:
         self._clock = clock
         self._blind_steps = blind_steps
         self._due: datetime | None = clock.now()
+        self._sweep_seconds = sweep_seconds
+        self._swept = clock.now()
 
     async def settle(self, key: Key) -> None:
         """Reconcile as the queue would, for as long as there are events or an earlier look was asked for."""
+        self._sweep()
         for _ in range(_MOST_STEPS):
             if not (self._sees_events() or self._is_due()):
                 return
             await self._step(key)
         raise AssertionError(f"{key} does not come to rest")
+
+    def _sweep(self) -> None:
+        now = self._clock.now()
+        if self._sweep_seconds is not None and now - self._swept >= timedelta(seconds=self._sweep_seconds):
+            self.observed.sweep()
+            self._swept, self._due = now, now
 
     def _sees_events(self) -> bool:
         if self._blind_steps > 0:

@@ -18,6 +18,8 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.kubernetes import FakeCluster
 
 SECONDS_A_TICK = 10.0
+_TICKS_TO_SAVE = 3
+"""From SIGTERM to the end: long enough for an attempt that does not wait to start beside it."""
 _INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -67,6 +69,8 @@ class World:
     """What persons do, in order; the next one waits until the former is done."""
     ages: dict[str, int] = field(default_factory=dict)
     """Ticks that a pod has been running, by uid."""
+    saving: dict[str, int] = field(default_factory=dict)
+    """Ticks since it was told to stop, by uid."""
 
     def tick(self) -> None:
         self.clock.advance(SECONDS_A_TICK)
@@ -217,7 +221,7 @@ class World:
         self.cluster.edit(NODES, None, name, change)
 
     def _terminate(self, pod: Json, fate: Fate) -> None:
-        """SIGTERM → save → 85 → gone, one tick each. A pod on a lost node stays as it is, and fails for the Job."""
+        """SIGTERM → save → 85 → gone. A pod on a lost node stays as it is, and fails for the Job."""
         if pod["status"].get("phase") in ("Succeeded", "Failed"):
             self.cluster.remove((PODS, pod["metadata"]["namespace"], pod["metadata"]["name"]))
         elif not _is_node_ready(self.cluster.get(NODES, None, pod["spec"]["nodeName"])):
@@ -225,11 +229,17 @@ class World:
             if job is not None and not _is_true(job, "FailureTarget"):
                 self._set_conditions(job, "FailureTarget", reason="PodFailurePolicy", message=_failure_message(pod))
         elif pod["status"].get("phase") == "Running":
+            self._save(pod, fate)
+        else:
+            self.cluster.remove((PODS, pod["metadata"]["namespace"], pod["metadata"]["name"]))
+
+    def _save(self, pod: Json, fate: Fate) -> None:
+        uid = pod["metadata"]["uid"]
+        self.saving[uid] = self.saving.get(uid, 0) + 1
+        if self.saving[uid] >= _TICKS_TO_SAVE:
             attempt = int(pod["metadata"]["labels"][names.LABEL_ATTEMPT])
             stopped = replace(fate, exit_code=85, record=stopped_record(fate.saved_step, attempt), reason="")
             self._end(pod, stopped)
-        else:
-            self.cluster.remove((PODS, pod["metadata"]["namespace"], pod["metadata"]["name"]))
 
     def _end(self, pod: Json, fate: Fate) -> None:
         record = fate.record or (self._success(pod) if fate.exit_code == 0 else None)

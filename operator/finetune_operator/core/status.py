@@ -41,14 +41,14 @@ class Status:
 
     @classmethod
     def parse(cls, raw: Raw) -> "Status":
-        known = {f.name: raw[to_camel(f.name)] for f in fields(cls) if to_camel(f.name) in raw}
+        known = {name: raw[key] for name, key in _KEYS.items() if key in raw}
         known["conditions"] = tuple(Condition.parse(condition) for condition in raw.get("conditions") or ())
         known["history"] = tuple(raw.get("history") or ())
         return cls(**known)
 
     def dump(self) -> dict[str, Any]:
         """Fields that say nothing are left out, so that an unchanged status dumps to what is stored."""
-        shown = {to_camel(f.name): _plain(getattr(self, f.name)) for f in fields(self)}
+        shown = {key: _plain(getattr(self, name)) for name, key in _KEYS.items()}
         return {name: value for name, value in shown.items() if value not in ("", 0, {}, [])}
 
     # --- questions ----------------------------------------------------------------------------------------------
@@ -75,6 +75,10 @@ class Status:
     def checkpoint_step(self) -> int:
         """0 before the first checkpoint."""
         return int(self.checkpoint.get("step", 0))
+
+
+_KEYS = {field_.name: to_camel(field_.name) for field_ in fields(Status)}
+"""Name of a field → its key in JSON."""
 
 
 def _plain(value: Any) -> Any:
