@@ -176,6 +176,7 @@ class Operator:
             clusterwide=not namespaces,
             namespaces=namespaces,
             standalone=True,
+            identity=self._settings.pod_name,  # else kopf looks up the user, and the image's uid has no name
             stop_flag=stop_watching,
         )
         self._on_signals()
