@@ -56,11 +56,13 @@ class Access:
     is_verified: bool
 
 
-async def load_configuration() -> client.Configuration:
-    """The pod's service account, else KUBECONFIG or ~/.kube/config. Raises NoClusterError."""
+async def load_configuration(kubeconfig: Path | None = None) -> client.Configuration:
+    """A kubeconfig, else the pod's service account, else KUBECONFIG or ~/.kube/config. Raises NoClusterError."""
     configuration = client.Configuration()
     try:
-        if _SERVICE_ACCOUNT_TOKEN.is_file():  # noqa: ASYNC240 - once, at the start
+        if kubeconfig is not None:
+            await config.load_kube_config(str(kubeconfig), client_configuration=configuration)
+        elif _SERVICE_ACCOUNT_TOKEN.is_file():  # noqa: ASYNC240 - once, at the start
             config.load_incluster_config(client_configuration=configuration)
         else:
             await config.load_kube_config(client_configuration=configuration)

@@ -1,0 +1,114 @@
+"""One operator process for most tests of the API; a test that kills it starts its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from finetune_operator.ports import GPUCLASSES, NODES
+from tests.api.apiserver import ApiServer, Missing
+from tests.api.hand import Hand
+from tests.api.operatorprocess import OperatorProcess, trouble
+from tests.conftest import fresh_namespace, write_kubeconfig
+from tests.localcluster.cluster import Cluster
+
+_INSTALLED = ("get", "deployments", "--all-namespaces", "-l", "app.kubernetes.io/name=finetune-operator", "-o", "name")
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(control_plane: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_kubeconfig(control_plane, tmp_path_factory.mktemp("kube") / "config")
+
+
+@pytest.fixture(scope="session")
+def api(control_plane: Cluster, kubeconfig: Path) -> Iterator[ApiServer]:
+    if control_plane.kubectl(*_INSTALLED).strip():
+        pytest.skip("an operator is installed on this cluster: two would work on the same jobs")
+    api = ApiServer(kubeconfig)
+    yield api
+    api.close()
+
+
+@contextmanager
+def scene(control_plane: Cluster, api: ApiServer, prefix: str) -> Iterator[Hand]:
+    """A namespace, a class of its name, and two nodes that carry it."""
+    with fresh_namespace(control_plane, prefix) as name:
+        hand = Hand(api, name)
+        try:
+            hand.add_class()
+            hand.add_node("a")
+            hand.add_node("b")
+            yield hand
+        finally:
+            for resource in (NODES, GPUCLASSES):
+                for obj in api.list(resource):
+                    if obj["metadata"]["name"].startswith(name):
+                        _delete(api, resource, obj["metadata"]["name"])
+
+
+def _delete(api: ApiServer, resource: object, name: str) -> None:
+    try:
+        api.delete(resource, None, name)  # type: ignore[arg-type]
+    except Missing:
+        pass
+
+
+@pytest.fixture(scope="session")
+def _shared(
+    control_plane: Cluster, api: ApiServer, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Hand, OperatorProcess]]:
+    log = tmp_path_factory.mktemp("operator") / "shared.log"
+    with scene(control_plane, api, "api") as hand:
+        operator = OperatorProcess(kubeconfig, log, hand.namespace)
+        hand.log = operator.log
+        operator.start()
+        yield hand, operator
+        assert operator.stop() == 0, operator.log()
+        assert not trouble(operator.log())
+
+
+@pytest.fixture
+def operator(_shared: tuple[Hand, OperatorProcess]) -> Iterator[OperatorProcess]:
+    """The operator that most tests share. Its log is read after each of them."""
+    operator = _shared[1]
+    before = len(operator.log())
+    yield operator
+    assert operator.is_running(), operator.log()
+    found = trouble(operator.log()[before:])
+    assert not found, found
+
+
+@pytest.fixture
+def hand(_shared: tuple[Hand, OperatorProcess], operator: OperatorProcess) -> Hand:
+    """Jobs that the shared operator works on."""
+    return _shared[0]
+
+
+@pytest.fixture
+def own(
+    control_plane: Cluster, api: ApiServer, kubeconfig: Path, tmp_path: Path
+) -> Iterator[tuple[Hand, OperatorProcess]]:
+    """A scene and an operator of the test's own, that it may kill."""
+    with scene(control_plane, api, "own") as hand:
+        operator = OperatorProcess(kubeconfig, tmp_path / "operator.log", hand.namespace)
+        hand.log = operator.log
+        operator.start()
+        yield hand, operator
+        operator.stop()
+        found = trouble(operator.log(), api_server_was_away=True)
+        assert not found, found
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Print a measured figure, and keep it in the report."""
+
+    def note(name: str, value: object) -> None:
+        record_property(name, value)
+        with capsys.disabled():
+            print(f"\n  figure: {name} = {value}")
+
+    return note

@@ -1,0 +1,149 @@
+"""A FineTuneJob from apply to a published adapter, by a real operator process on a real API server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from finetune_contract import names
+from finetune_contract.progress import ProgressRecord
+from finetune_operator.ports import EVENTS, FINETUNEJOBS, SERVICES
+from tests.api.apiserver import Object, wait_for
+from tests.api.hand import Hand
+from tests.api.operatorprocess import OperatorProcess
+from tests.builders.records import prepared_record, progress_record, trained_record
+from tests.kit.jobs import condition
+
+
+def test_a_job_is_prepared_trained_and_succeeds(
+    hand: Hand, operator: OperatorProcess, figure: Callable[[str, object], None]
+) -> None:
+    before = operator.writes()
+
+    hand.apply("happy")
+    hand.prepare("happy", prepared_record())
+    hand.end(hand.run("happy", "happy-r1-a1"), 0, trained_record())
+    job = hand.wait_finished("happy")
+
+    status = job["status"]
+    assert status["phase"] == "Succeeded"
+    assert status["artifact"]["uri"] == "s3://adapters/faq/faq-r1-uid"
+    assert status["prepared"]["trainRows"] == 900
+    assert {kind: condition(job, kind)["status"] for kind in ("Accepted", "Planned", "Prepared", "Succeeded")} == {
+        "Accepted": "True",
+        "Planned": "True",
+        "Prepared": "True",
+        "Succeeded": "True",
+    }
+    assert job["metadata"].get("finalizers") is None
+    assert not [key for key in job["metadata"].get("annotations") or {} if "kopf" in key]
+    after = operator.writes()
+    figure("API writes of a whole job", {name: after[name] - before.get(name, 0) for name in after})
+
+
+def test_nothing_is_written_about_a_job_at_rest(hand: Hand, operator: OperatorProcess) -> None:
+    hand.apply("rest")
+    hand.prepare("rest", prepared_record())
+    hand.end(hand.run("rest", "rest-r1-a1"), 0, trained_record())
+    version = hand.wait_finished("rest")["metadata"]["resourceVersion"]
+
+    hand.annotate("rest", note="something else moved")  # an event that concerns nobody
+    hand.apply("later")
+    hand.wait_reason("later", "Preparing", "Prepared")  # the operator has seen both
+
+    assert int(hand.get("rest")["metadata"]["generation"]) == 1
+    assert hand.get("rest")["status"] == hand.get("rest")["status"]
+    managers = [entry for entry in hand.get("rest")["metadata"]["managedFields"] if entry.get("subresource")]
+    assert len(managers) == 1
+    assert version != hand.get("rest")["metadata"]["resourceVersion"]  # the annotation, and nothing since
+
+
+def test_two_nodes_get_a_service_and_a_pod_each(hand: Hand) -> None:
+    hand.apply("wide", resources__nodes=2)
+    hand.prepare("wide", prepared_record())
+    pods = hand.run("wide", "wide-r1-a1", count=2)
+
+    service = hand.api.get(SERVICES, hand.namespace, "wide-r1")
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"]
+    assert {pod["spec"]["hostname"] for pod in pods} == {"wide-r1-a1-0", "wide-r1-a1-1"}
+    assert {pod["spec"]["subdomain"] for pod in pods} == {"wide-r1"}
+
+    hand.end(pods, 0, trained_record())
+    hand.wait_finished("wide")
+
+
+def test_progress_of_rank_0_reaches_the_status(hand: Hand) -> None:
+    with progress_server("127.0.0.77", progress_record(step=40)) as show:
+        hand.apply("live")
+        hand.prepare("live", prepared_record())
+        pods = hand.run("live", "live-r1-a1", address="127.0.0.77")
+        job = hand.wait("live", "shown", lambda job: job["status"].get("progress", {}).get("step") == 40)
+        assert job["status"]["phase"] == "Training"
+        assert job["status"]["progress"]["totalSteps"] == 100
+
+        show(progress_record(step=60))
+        hand.wait("live", "shown", lambda job: job["status"].get("progress", {}).get("step") == 60)
+    hand.end(pods, 0, trained_record())
+    hand.wait_finished("live")
+
+
+def test_transitions_are_told_as_events_and_in_the_log(hand: Hand, operator: OperatorProcess) -> None:
+    hand.apply("told")
+    hand.prepare("told", prepared_record())
+    hand.end(hand.run("told", "told-r1-a1"), 0, trained_record())
+    hand.wait_finished("told")
+
+    def events() -> list[Object] | None:
+        found = [event for event in hand.api.list(EVENTS, hand.namespace) if _is_about(event, "told")]
+        return found if any(event["reason"] == "Succeeded" for event in found) else None
+
+    found = wait_for("told", events, explain=lambda: hand.explain("told"))
+    assert {event["reportingComponent"] for event in found} == {"finetune-operator"}
+    assert len(found) == len({(event["reason"], event["message"]) for event in found})
+    assert f"{hand.namespace}/told run 1 attempt 1: Succeeded: " in operator.log()
+
+
+def test_children_carry_labels_and_owner_and_nothing_of_the_parents(hand: Hand) -> None:
+    hand.apply("kin")
+    hand.api.patch(
+        FINETUNEJOBS, hand.namespace, "kin", {"metadata": {"labels": {"app.kubernetes.io/instance": "argo"}}}
+    )
+    job = hand.job("kin", "kin-r1-p1")
+    assert job["metadata"]["labels"][names.LABEL_MANAGED_BY] == names.MANAGED_BY
+    assert "app.kubernetes.io/instance" not in job["metadata"]["labels"]
+    [owner] = job["metadata"]["ownerReferences"]
+    assert owner["uid"] == hand.get("kin")["metadata"]["uid"]
+
+
+def _is_about(event: Object, name: str) -> bool:
+    return bool(event["involvedObject"]["kind"] == "FineTuneJob" and event["involvedObject"]["name"] == name)
+
+
+@contextmanager
+def progress_server(address: str, first: ProgressRecord) -> Iterator[Callable[[ProgressRecord], None]]:
+    """What rank 0 serves, at the address that the test writes into the pod's status."""
+    shown = [first]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = shown[0].model_dump_json(by_alias=True).encode() if self.path == "/progress" else b"{}"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer((address, names.PORT_METRICS), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield lambda record: shown.__setitem__(0, record)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
