@@ -60,7 +60,7 @@ def labels(child: Child) -> dict[str, str]:
         LABEL_JOB_UID: child.job.uid,
         names.LABEL_RUN: str(child.run),
         names.LABEL_ATTEMPT: str(child.number),
-        names.LABEL_ROLE: child.role,
+        names.LABEL_ROLE: str(child.role),
     }
 
 
