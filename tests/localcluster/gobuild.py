@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.localcluster.commands import CommandError
 from tests.localcluster.layout import KUBERNETES_VERSION, SOURCES
+from tests.localcluster.lock import Lock
 from tests.localcluster.progress import step
 
 _VERSION = "k8s.io/component-base/version"
@@ -76,14 +77,19 @@ def key_of(program: Program) -> str:
 def build(program: Program, cache: Path) -> Path:
     """The folder that holds the program (and its links), built when it is not there."""
     folder = cache / "bin" / f"{program.name}-{key_of(program)}"
-    if folder.is_dir():
-        return folder
+    if not folder.is_dir():
+        with Lock(cache / "bin" / f"{program.name}.lock")():  # never the same build twice at a time
+            if not folder.is_dir():
+                _build(program, folder)
+    return folder
+
+
+def _build(program: Program, folder: Path) -> None:
     go = shutil.which("go") or next(iter(map(str, Path("/usr/local/go/bin").glob("go"))), None)
     if not go:
         raise MissingGoError(
             "building the local cluster needs Go 1.24 or later (it fetches the version it wants itself)"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, step(f"build {program.name}") as show:
         argv = [go, "build", "-v", "-trimpath", "-ldflags", program.ldflags, "-o", f"{scratch}/{program.name}"]
         _run([*argv, program.package], program.source, show)
@@ -93,7 +99,6 @@ def build(program: Program, cache: Path) -> Path:
         (finished := Path(scratch)).rename(folder)
         folder.chmod(0o755)
         finished.mkdir()  # for the context manager to remove
-    return folder
 
 
 def _run(argv: list[str], cwd: Path, show: Callable[[str], None]) -> None:
