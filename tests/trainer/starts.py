@@ -66,10 +66,14 @@ class ForkServer:
 class End:
     """What a start left behind."""
 
-    status: int
+    statuses: list[int]
     record: TerminationRecord | None
     log: str
     operations: int | None
+
+    @property
+    def status(self) -> int:
+        return self.statuses[0]
 
 
 @dataclass
@@ -87,16 +91,16 @@ class Running:
             assert time.monotonic() < deadline, f"waited in vain; the log:\n{self.log()}"
             time.sleep(0.002)
 
-    def signal(self, number: signal.Signals) -> None:
-        for pid in self.pids:
+    def signal(self, number: signal.Signals, *, ranks: slice = slice(None)) -> None:
+        for pid in self.pids[ranks]:
             os.kill(pid, number)
 
     def end(self) -> End:
-        """Of rank 0; the others have ended too."""
+        """Record and log are those of rank 0."""
         statuses = [self.server.wait(pid) for pid in self.pids]
         operations = self.folder / "log-0.operations"
         return End(
-            statuses[0],
+            statuses,
             outcome.read_record(outcome.rank_file(self.folder, 0)),
             self.log(),
             int(operations.read_text()) if operations.exists() else None,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from finetune_contract import layout
 from finetune_contract.jobspec import JobFile
 from finetune_contract.manifest import Manifest
 from tests.trainer.starts import Runner, digests, losses
@@ -85,22 +86,21 @@ def test_a_training_stopped_on_request_goes_on_as_if_it_had_not_been(
     assert_same(runner.verify_artifact(job), want)
 
 
-def test_stopped_at_every_second_step_it_still_gets_there(runner: Runner, references: dict[str, Reference]) -> None:
-    """Each start does one or two steps: nothing is ever done twice or left out."""
+def test_stopped_again_and_again_it_still_gets_there(runner: Runner, references: dict[str, Reference]) -> None:
+    """Each of these starts does a step or two: nothing is ever done twice or left out."""
     want = reference(runner, references, "lora")
     job = job_of(runner, "lora")
     reached = 0
-    for _ in range(STEPS + 1):
+    for _ in range(4):
         start = runner.start(job)
         start.wait_until(lambda seen, reached=reached: seen.stage == "training" or seen.step > reached)
         start.signal(signal.SIGTERM)
         end = start.end()
-        if end.status == 0:
-            break
         assert end.status == 85, end.log
         saved = runner.checkpoints(job)[0].step
-        assert saved > reached
+        assert reached < saved < STEPS
         reached = saved
+    assert runner.start(job).end().status == 0
     assert_same(runner.verify_artifact(job), want)
 
 
@@ -154,6 +154,17 @@ def test_a_training_killed_at_200_places(
     runner: Runner, references: dict[str, Reference], share: float, method: str
 ) -> None:
     kill_and_go_on(runner, references, method, share)
+
+
+def test_a_checkpoint_of_the_last_step_needs_no_step_more(runner: Runner, references: dict[str, Reference]) -> None:
+    want = reference(runner, references, "lora")
+    job = job_of(runner, "lora")
+    assert runner.start(job).end().status == 0
+    runner.s3.storage().delete_prefix(layout.artifact_uri(job.spec.output.uri, job.identity))
+    again = runner.start(job).end()
+    assert again.status == 0, again.log
+    assert f"resuming from step {STEPS}" in again.log
+    assert_same(runner.verify_artifact(job), want)
 
 
 def test_a_training_killed_in_the_middle_of_a_step_goes_on_as_if_it_had_not_been(

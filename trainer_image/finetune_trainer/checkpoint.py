@@ -76,7 +76,7 @@ def restore(storage: Storage, checkpoints_uri: str, into: Path, report: Report) 
     damaged: dict[str, str] = {}
     for candidate in stored(storage, checkpoints_uri):
         if not candidate.has_manifest:
-            report(f"checkpoint of step {candidate.step} has no manifest: its upload was interrupted; skipped")
+            report(f"checkpoint of step {candidate.step} has no {MANIFEST_NAME}: its upload was interrupted; skipped")
             continue
         try:
             return replace(restore_from(storage, candidate.uri, into), passed_over=tuple(damaged))

@@ -1,0 +1,117 @@
+"""SIGTERM: what a request to stop means depends on what is going on."""
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import get_args
+
+import pytest
+
+from finetune_contract.progress import Stage
+from finetune_trainer.errors import StoppedAfterSave
+from finetune_trainer.preempt import StopRequest
+from tests.trainer.starts import Runner, digests, losses
+
+
+@pytest.fixture
+def stop() -> Iterator[StopRequest]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    request = StopRequest()
+    request.listen()
+    yield request
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+AT_ONCE: tuple[Stage, ...] = ("starting", "downloading", "loading", "evaluating")
+
+
+@pytest.mark.parametrize("stage", AT_ONCE)
+def test_where_nothing_is_lost_a_request_ends_the_start_at_once(stop: StopRequest, stage: Stage) -> None:
+    stop.enter(stage)
+    with pytest.raises(StoppedAfterSave, match=stage) as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.code == 85
+
+
+@pytest.mark.parametrize("stage", [stage for stage in get_args(Stage) if stage not in AT_ONCE])
+def test_what_has_to_be_finished_is_not_torn(stop: StopRequest, stage: Stage) -> None:
+    stop.enter(stage)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.requested
+
+
+def test_a_request_that_a_library_swallowed_counts_at_the_next_stage(stop: StopRequest) -> None:
+    stop.enter("loading")
+    with pytest.raises(StoppedAfterSave):
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(StoppedAfterSave):
+        stop.enter("evaluating")
+
+
+def test_after_training_a_request_lets_the_result_be_published(stop: StopRequest) -> None:
+    stop.enter("saving")
+    os.kill(os.getpid(), signal.SIGTERM)
+    stop.enter("publishing")
+    stop.enter("done")
+
+
+# --- whole starts ----------------------------------------------------------------------------------------------------
+def test_before_the_first_step_there_is_nothing_to_save(runner: Runner) -> None:
+    job = runner.job()
+    start = runner.start(job)
+    start.wait_until(lambda seen: seen.stage == "loading")
+    start.signal(signal.SIGTERM)
+    end = start.end()
+    assert end.status == 85, end.log
+    assert end.record is not None
+    assert "no step was lost" in end.record.message
+    assert runner.checkpoints(job) == []
+
+
+def test_a_second_request_during_the_save_changes_nothing(runner: Runner) -> None:
+    job = runner.job()
+    start = runner.start(job)
+    start.wait_until(lambda seen: seen.step >= 1)
+    start.signal(signal.SIGTERM)
+    start.signal(signal.SIGTERM)
+    start.signal(signal.SIGINT)
+    end = start.end()
+    assert end.status == 85, end.log
+    assert end.record is not None
+    assert f"at step {runner.checkpoints(job)[0].step} of 12" in end.record.message
+
+
+def test_while_publishing_the_result_is_published(runner: Runner) -> None:
+    job = runner.job({"training": {"maxSteps": 2}})
+    start = runner.start(job)
+    start.wait_until(lambda seen: seen.stage in {"saving", "publishing", "done"})
+    start.signal(signal.SIGTERM)
+    end = start.end()
+    assert end.status == 0, end.log
+    runner.verify_artifact(job)
+
+
+def test_one_rank_is_asked_all_stop_at_the_same_step_and_go_on_as_if_not(runner: Runner) -> None:
+    """A drained node tells its own pod only."""
+    spec = {"training": {"perDeviceBatchSize": 1, "maxSteps": 12}}
+    whole = runner.job(spec, processes=2)
+    reference = runner.start(whole).end()
+    assert reference.statuses == [0, 0], reference.log
+
+    job = runner.job(spec, processes=2)
+    start = runner.start(job)
+    start.wait_until(lambda seen: seen.step >= 4)
+    start.signal(signal.SIGTERM, ranks=slice(1, 2))
+    end = start.end()
+    assert end.statuses == [85, 85], end.log
+    saved = runner.checkpoints(job)
+    assert 4 <= saved[0].step < 12
+    files = {item.path for item in runner.s3.storage().list(saved[0].uri)}
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= files
+
+    second = runner.start(job).end()
+    assert second.statuses == [0, 0], second.log
+    want, manifest = runner.verify_artifact(whole), runner.verify_artifact(job)
+    assert dict(losses(manifest)) == pytest.approx(dict(losses(want)), abs=1e-6)
+    assert digests(manifest) == digests(want)
