@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,18 +50,18 @@ class SnapshotBuilder:
     def preparing(self, attempt: int = 1, *, created: bool = True, **status: Any) -> SnapshotBuilder:
         """The number stands in status; with `created`, the child is known by its uid."""
         child = {"name": f"faq-r1-p{attempt}", "uid": f"uid-of-faq-r1-p{attempt}"} if created else {}
-        return self._at(phase="Preparing", prepareAttempt=attempt, child=child, **status)
+        return self.with_status(phase="Preparing", prepareAttempt=attempt, child=child, **status)
 
     def training(self, attempt: int = 1, *, created: bool = True, **status: Any) -> SnapshotBuilder:
         child = {"name": f"faq-r1-a{attempt}", "uid": f"uid-of-faq-r1-a{attempt}"} if created else {}
         known = {"phase": "Training", "prepareAttempt": 1, "prepared": PREPARED, "attempt": attempt, "child": child}
-        return self._at(**{**known, **status})
+        return self.with_status(**{**known, **status})
 
     def ended(self, status: str, reason: str) -> SnapshotBuilder:
         condition = {"type": "Succeeded", "status": status, "reason": reason, "message": "over"}
         return self.training(conditions=[condition], child={}, phase="Succeeded" if status == "True" else "Failed")
 
-    def _at(self, **status: Any) -> SnapshotBuilder:
+    def with_status(self, **status: Any) -> SnapshotBuilder:
         status = {"run": 1, "runHash": HASH, "observedGeneration": 1, **status}
         self._job.with_status(**{name: value for name, value in status.items() if value not in ({}, None)})
         return self
@@ -68,6 +69,11 @@ class SnapshotBuilder:
     def with_own_hash(self) -> SnapshotBuilder:
         """runHash as it is computed from the spec."""
         self._job.with_status(runHash=run_hash(self._job.build()["spec"], DEFAULTS))
+        return self
+
+    def storing(self, status: Mapping[str, Any]) -> SnapshotBuilder:
+        """The status as it was written."""
+        self._job.with_status(**status)
         return self
 
     # --- what is seen ----------------------------------------------------------------------------------------

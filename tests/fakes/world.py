@@ -293,6 +293,6 @@ def _failure_message(pod: Json) -> str:
     name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
     states = pod["status"].get("containerStatuses") or [_container({})]
     code = (states[0]["state"].get("terminated") or {}).get("exitCode")
-    if code is None:
-        return f"Pod {name} has condition DisruptionTarget matching FailJob rule at index 1"
-    return f"Container {CONTAINER} for pod {name} failed with exit code {code} matching FailJob rule at index 0"
+    if any(c["type"] == "DisruptionTarget" for c in pod["status"].get("conditions") or ()):
+        return f"Pod {name} has condition DisruptionTarget matching FailJob rule at index 0"
+    return f"Container {CONTAINER} for pod {name} failed with exit code {code} matching FailJob rule at index 1"

@@ -32,14 +32,15 @@ def _completions(child: Child) -> dict[str, Any]:
 
 
 def _pod_failure_policy() -> dict[str, Any]:
-    """FailJob keeps the exit code in the Job's message when the pods are gone. `Ignore` would recreate one rank inside
-    the attempt, in spite of backoffLimit 0."""
+    """FailJob keeps the cause in the Job's message when the pods are gone. `Ignore` would recreate one rank inside the
+    attempt, in spite of backoffLimit 0. The disruption comes first: a pod that is killed while it is being drained did
+    not fail by itself."""
     return {
         "rules": [
+            {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {
                 "action": "FailJob",
                 "onExitCodes": {"containerName": CONTAINER, "operator": "NotIn", "values": [0]},
             },
-            {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         ]
     }
