@@ -1,0 +1,840 @@
+"""The decisions about one job, as sentences: what is seen → what is done, said and waited for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from finetune_operator.core.decide import decide
+from finetune_operator.core.plan import Create, DeleteJob, Plan, Trust
+from finetune_operator.core.snapshot import Obstacle, ObstacleKind
+from tests.builders.children import prepare_child, prepare_pod, train_child, train_pod
+from tests.builders.jobs import PRODUCT, make_class, make_job, make_node, make_t4
+from tests.builders.records import failed_record, prepared_record, progress_record, stopped_record, trained_record
+from tests.builders.snapshots import NOW, PREPARED, SnapshotBuilder, make_snapshot
+
+
+@dataclass(frozen=True)
+class Row:
+    sentence: str
+    snapshot: SnapshotBuilder
+    want_reason: str | None = None
+    """Of the condition Succeeded."""
+    want_status: str = "Unknown"
+    want_phase: str | None = None
+    want_message: str = ""
+    """Contained in the message of Succeeded."""
+    want_actions: tuple[str, ...] = ()
+    want_events: tuple[str, ...] = ()
+    want_needs: Trust = Trust.CACHE
+    want_requeue: float | None = None
+    want_fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of the status; None: absent."""
+
+
+def said(action: Create | DeleteJob) -> str:
+    if isinstance(action, DeleteJob):
+        return f"delete {action.name}"
+    return f"create {action.body['kind']} {action.body['metadata']['name']}"
+
+
+def summary(plan: Plan) -> Mapping[str, Any]:
+    found = [condition for condition in plan.status.get("conditions", ()) if condition["type"] == "Succeeded"]
+    return found[0] if found else {}
+
+
+def condition(plan: Plan, type_: str) -> Mapping[str, Any]:
+    return next((c for c in plan.status["conditions"] if c["type"] == type_), {})
+
+
+STORAGE = failed_record(75, "StorageUnavailable", "no answer")
+HISTORY = [{"run": 1, "attempt": 1, "role": "train", "reason": "Evicted", "counted": False, "checkpointStep": 40}]
+T4_NODE = make_node("gpu-1", gpus=1, labels={PRODUCT: "Tesla-T4"})
+ON_T4 = ("t4-16gb", 1)
+
+
+def on_t4(gpus: int = 1) -> SnapshotBuilder:
+    return make_snapshot(make_job().on_gpus(gpus=gpus)).with_classes(make_t4(), make_class("cpu")).with_nodes(T4_NODE)
+
+
+FIRST = [
+    Row(
+        "a new job gets its first numbers before anything is created",
+        make_snapshot(),
+        want_reason="Preparing",
+        want_phase="Preparing",
+        want_requeue=0,
+        want_fields={"run": 1, "prepareAttempt": 1, "attempt": None, "observedGeneration": 1},
+    ),
+    Row(
+        "the preparation is created once its number is written down",
+        make_snapshot().preparing(created=False),
+        want_actions=("create Job faq-r1-p1",),
+        want_needs=Trust.LIVE_JOB,
+    ),
+    Row(
+        "a preparation that is there is followed, and known by its uid from then on",
+        make_snapshot().preparing(created=False).seeing(prepare_child(), prepare_pod().running()),
+        want_reason="Preparing",
+        want_fields={"child": {"name": "faq-r1-p1", "uid": "uid-of-faq-r1-p1"}},
+    ),
+    Row(
+        "a job that is being deleted is left alone",
+        make_snapshot(make_job().being_deleted()).preparing(created=False),
+        want_fields={"run": 1},
+    ),
+    Row(
+        "rows are there: the number of the training stands in status first",
+        make_snapshot().preparing().seeing(prepare_child().complete(), prepare_pod().left(prepared_record())),
+        want_reason="Starting",
+        want_phase="Pending",
+        want_events=("Prepared",),
+        want_requeue=0,
+        want_fields={"attempt": 1, "child": None},
+    ),
+    Row(
+        "the training is created once its number is written down",
+        make_snapshot().training(created=False),
+        want_actions=("create Job faq-r1-a1",),
+        want_needs=Trust.LIVE_JOB,
+    ),
+    Row(
+        "several nodes meet behind a Service, which is there first",
+        make_snapshot(make_job().on_nodes(2)).training(created=False),
+        want_actions=("create Service faq-r1", "create Job faq-r1-a1"),
+        want_needs=Trust.LIVE_JOB,
+    ),
+    Row(
+        "a later attempt is created after a look at the server",
+        make_snapshot().training(2, created=False),
+        want_actions=("create Job faq-r1-a2",),
+        want_needs=Trust.LIVE_CHILDREN,
+    ),
+]
+
+SPEC = [
+    Row(
+        "a spec that this operator does not understand is refused with the field",
+        make_snapshot(make_job().having("training.unheardOf", 1)),
+        want_status="False",
+        want_reason="InvalidSpec",
+        want_phase="Failed",
+        want_message="spec.training.unheardOf",
+        want_events=("Failed",),
+    ),
+    Row(
+        "a Secret that cannot exist is refused",
+        make_snapshot(make_job().having("storage.secretName", "Not_A_Name")),
+        want_status="False",
+        want_reason="InvalidSpec",
+        want_phase="Failed",
+        want_message="spec.storage.secretName",
+        want_events=("Failed",),
+    ),
+    Row(
+        "a claim that cannot exist is refused",
+        make_snapshot(make_job().having("model.source", "pvc://My_Claim/model")),
+        want_status="False",
+        want_reason="InvalidSpec",
+        want_phase="Failed",
+        want_message="pvc://My_Claim",
+        want_events=("Failed",),
+    ),
+    Row(
+        "a claim that can exist is taken",
+        make_snapshot(make_job().having("model.source", "pvc://models/smol").having("storage.secretName", None)),
+        want_reason="Preparing",
+        want_requeue=0,
+    ),
+]
+
+PLACEMENT = [
+    Row(
+        "a class that is not there is waited for, with the names that are",
+        make_snapshot(make_job().on_gpus("h100")).with_classes(make_class("cpu"), make_t4()),
+        want_reason="GPUClassNotFound",
+        want_phase="Pending",
+        want_message="there are: cpu, t4-16gb",
+    ),
+    Row(
+        "without any class it says so",
+        make_snapshot().with_classes(),
+        want_reason="GPUClassNotFound",
+        want_phase="Pending",
+        want_message="there are: none",
+    ),
+    Row(
+        "a class that vanishes does not stop what runs",
+        make_snapshot().with_classes().preparing().seeing(prepare_child(), prepare_pod().running()),
+        want_reason="GPUClassNotFound",
+        want_phase="Preparing",
+    ),
+    Row(
+        "devices on a class without devices are refused",
+        make_snapshot(make_job().having("resources.gpusPerNode", 1)),
+        want_status="False",
+        want_reason="InvalidResources",
+        want_phase="Failed",
+        want_message="class cpu has no device",
+        want_events=("Failed",),
+    ),
+    Row(
+        "two processes cannot share one GPU",
+        make_snapshot(make_job().having("resources.gpuClass", "t4-16gb").having("resources.processesPerNode", 2))
+        .with_classes(make_t4())
+        .with_nodes(T4_NODE),
+        want_status="False",
+        want_reason="InvalidResources",
+        want_phase="Failed",
+        want_message="spec.resources.processesPerNode",
+        want_events=("Failed",),
+    ),
+    Row(
+        "no matching node is told while the data is being prepared",
+        on_t4().with_nodes(make_node("node-1")).preparing().seeing(prepare_child(), prepare_pod().running()),
+        want_reason="NoMatchingNodes",
+        want_phase="Preparing",
+        want_message="Tesla-T4",
+    ),
+    Row(
+        "no matching node is told from the start",
+        on_t4().with_nodes(make_node("node-1")).preparing(created=False).seeing(prepare_child()),
+        want_reason="NoMatchingNodes",
+        want_phase="Preparing",
+        want_requeue=300,
+    ),
+    Row(
+        "a pending training pod says which label is missing, and what the scheduler says",
+        on_t4()
+        .with_nodes(make_node("node-1"))
+        .training()
+        .seeing(train_child(), train_pod().unschedulable("0/1 nodes are available")),
+        want_reason="NoMatchingNodes",
+        want_phase="Pending",
+        want_message="0/1 nodes are available",
+    ),
+    Row(
+        "too few devices on the nodes are told with the numbers",
+        on_t4(gpus=4).preparing().seeing(prepare_child(), prepare_pod().running()),
+        want_reason="TooFewNodes",
+        want_phase="Preparing",
+        want_message="1 belong to the class, 0 have enough devices",
+    ),
+    Row(
+        "too few nodes are told with the numbers",
+        make_snapshot(make_job().on_nodes(3)).preparing().seeing(prepare_child(), prepare_pod().running()),
+        want_reason="TooFewNodes",
+        want_phase="Preparing",
+        want_message="3 node(s) of class cpu wanted; 2 belong to the class",
+    ),
+    Row(
+        "nodes that go do not shake what is placed",
+        on_t4().training(plan={"gpuClass": "t4-16gb"}).with_nodes().seeing(train_child(), train_pod().running("gpu-1")),
+        want_reason="Training",
+        want_phase="Training",
+        want_fields={"plan": {"gpuClass": "t4-16gb"}},
+    ),
+    Row(
+        "a model that cannot fit is refused before a GPU is asked for",
+        on_t4().training(created=False, attempt=0, prepared={**PREPARED, "parameters": 13_000_000_000}),
+        want_status="False",
+        want_reason="DoesNotFit",
+        want_phase="Failed",
+        want_message="need at least 24.2 GiB on each device; class t4-16gb has 15.0 GiB. What helps: method.type qlora",
+        want_events=("Failed",),
+    ),
+    Row(
+        "a model that fits is numbered",
+        on_t4().training(created=False, attempt=0),
+        want_requeue=0,
+        want_reason=None,
+        want_fields={"attempt": 1},
+    ),
+    Row(
+        "a model of unknown size is tried",
+        on_t4().training(created=False, attempt=0, prepared={**PREPARED, "parameters": 0}),
+        want_requeue=0,
+        want_fields={"attempt": 1},
+    ),
+]
+
+ENDS = [
+    Row(
+        "bad data is final before any GPU",
+        make_snapshot()
+        .preparing()
+        .seeing(
+            prepare_child().failed(),
+            prepare_pod().left(failed_record(3, "InvalidRow", "faq.jsonl row 7", role="prepare")),
+        ),
+        want_status="False",
+        want_reason="InvalidRow",
+        want_phase="Failed",
+        want_message="faq.jsonl row 7",
+        want_events=("Failed",),
+        want_fields={"failures": 1, "child": None, "completionTime": "2026-01-01T00:05:00Z"},
+    ),
+    Row(
+        "an artefact is success",
+        make_snapshot().training().seeing(train_child().complete(), train_pod().left(trained_record())),
+        want_status="True",
+        want_reason="Succeeded",
+        want_phase="Succeeded",
+        want_message="5 file(s), 4096 bytes, published and verified at s3://",
+        want_events=("Succeeded",),
+    ),
+    Row(
+        "success without an evaluation has none",
+        make_snapshot()
+        .training()
+        .seeing(
+            train_child().complete(),
+            train_pod().left(trained_record().model_copy(update={"evaluation": None, "progress": None})),
+        ),
+        want_status="True",
+        want_reason="Succeeded",
+        want_events=("Succeeded",),
+        want_fields={"evaluation": None, "progress": None},
+    ),
+    Row(
+        "a transient failure backs off, and its successor is numbered",
+        make_snapshot().training().seeing(train_child().failed(), train_pod().left(STORAGE)),
+        want_reason="BackingOff",
+        want_phase="Pending",
+        want_message="StorageUnavailable",
+        want_events=("AttemptFailed",),
+        want_requeue=pytest.approx(10, abs=4),
+        want_fields={"attempt": 2, "failures": 1, "child": None},
+    ),
+    Row(
+        "a preparation that failed transiently is numbered anew",
+        make_snapshot()
+        .preparing()
+        .seeing(prepare_child().failed(), prepare_pod().left(failed_record(75, "HubDown", "503", role="prepare"))),
+        want_reason="BackingOff",
+        want_events=("AttemptFailed",),
+        want_requeue=pytest.approx(10, abs=4),
+        want_fields={"prepareAttempt": 2, "attempt": None, "failures": 1},
+    ),
+    Row(
+        "the last retry that fails ends the run and says how to start another",
+        make_snapshot(make_job().with_retries(1))
+        .training(2, failures=1)
+        .seeing(train_child(2).failed(), train_pod(attempt=2).left(STORAGE)),
+        want_status="False",
+        want_reason="RetriesExhausted",
+        want_phase="Failed",
+        want_message="kubectl annotate ftj faq --overwrite finetune.dev/restartedAt",
+        want_events=("Failed",),
+        want_fields={"failures": 2, "attempt": 2},
+    ),
+    Row(
+        "a drain goes on at once, from its checkpoint, and does not count",
+        make_snapshot()
+        .training()
+        .seeing(
+            train_child().failed(),
+            train_pod().left(stopped_record(40)).disrupted("EvictionByEvictionAPI").terminating(),
+        ),
+        want_reason="Starting",
+        want_phase="Pending",
+        want_events=("AttemptStopped",),
+        want_requeue=0,
+        want_fields={"attempt": 2, "failures": None, "stops": None},
+    ),
+    Row(
+        "what was seen of a pod that is gone is evidence",
+        make_snapshot().training().seeing(train_child().complete()).having_seen(train_pod().left(trained_record())),
+        want_status="True",
+        want_reason="Succeeded",
+        want_events=("Succeeded",),
+    ),
+    Row(
+        "an end that nobody saw is looked up at the server",
+        make_snapshot().training().seeing(train_child().complete()),
+        want_reason="Starting",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_events=("AttemptStopped",),
+        want_requeue=0,
+        want_fields={"attempt": 2, "stops": 1},
+    ),
+    Row(
+        "the third stop without a newer checkpoint counts",
+        make_snapshot()
+        .training(3, stops=2, history=HISTORY, checkpoint={"step": 40})
+        .seeing(train_child(3).failed(), train_pod(attempt=3).running().disrupted("PreemptionByScheduler")),
+        want_reason="BackingOff",
+        want_events=("AttemptFailed",),
+        want_requeue=pytest.approx(10, abs=4),
+        want_fields={"attempt": 4, "failures": 1, "stops": None},
+    ),
+    Row(
+        "a stop with a newer checkpoint never counts",
+        make_snapshot()
+        .training(3, stops=2, history=HISTORY, checkpoint={"step": 40})
+        .seeing(
+            train_child(3).failed(),
+            train_pod(attempt=3).left(stopped_record(60, 3)).disrupted("PreemptionByScheduler"),
+        ),
+        want_reason="Starting",
+        want_events=("AttemptStopped",),
+        want_requeue=0,
+        want_fields={"attempt": 4, "failures": None, "stops": None},
+    ),
+    Row(
+        "a Job that somebody deleted is an attempt that is lost",
+        make_snapshot().training(),
+        want_reason="Starting",
+        want_message="ChildLost",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_events=("AttemptStopped",),
+        want_requeue=0,
+        want_fields={"attempt": 2, "stops": 1},
+    ),
+    Row(
+        "a Job that somebody is deleting is lost as well",
+        make_snapshot().training().seeing(train_child().being_deleted()),
+        want_reason="Starting",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_events=("AttemptStopped",),
+        want_requeue=0,
+        want_fields={"attempt": 2},
+    ),
+    Row(
+        "a Job that was replaced by hand is lost as well",
+        make_snapshot().training().seeing(train_child().with_uid("another")),
+        want_reason="Starting",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_events=("AttemptStopped",),
+        want_requeue=0,
+        want_fields={"attempt": 2},
+    ),
+]
+
+WAITING = [
+    Row(
+        "the backoff is waited for",
+        make_snapshot().training(2, created=False, nextAttemptTime="2026-01-01T00:05:30Z"),
+        want_reason="BackingOff",
+        want_phase="Pending",
+        want_requeue=30,
+    ),
+    Row(
+        "a time of a clock that was far ahead is not waited for",
+        make_snapshot().training(2, created=False, nextAttemptTime="2026-01-02T00:00:00Z"),
+        want_actions=("create Job faq-r1-a2",),
+        want_needs=Trust.LIVE_CHILDREN,
+    ),
+    Row(
+        "the pods of the former attempt are waited for",
+        make_snapshot()
+        .training(2, created=False)
+        .seeing(train_child(1).failed(), train_pod(attempt=1).running().terminating()),
+        want_reason="WaitingForPods",
+        want_phase="Pending",
+        want_message="faq-r1-a1-0-abcde",
+        want_requeue=5,
+    ),
+    Row(
+        "a pod without a node is waited for: it goes by itself",
+        make_snapshot().training(2, created=False).seeing(train_pod(attempt=1).terminating()),
+        want_reason="WaitingForPods",
+        want_requeue=5,
+    ),
+    Row(
+        "a pod that is being deleted on a node that is gone is not",
+        make_snapshot()
+        .training(2, created=False)
+        .with_nodes(make_node("node-1", ready=False), make_node("node-2"))
+        .seeing(train_child(1).failed(), train_pod(attempt=1).running().terminating()),
+        want_actions=("create Job faq-r1-a2",),
+        want_needs=Trust.LIVE_CHILDREN,
+    ),
+    Row(
+        "pods of a deleted namesake are not ours to wait for",
+        make_snapshot().training(2, created=False).seeing(train_pod(attempt=1).running().of_uid("former-job")),
+        want_actions=("create Job faq-r1-a2",),
+        want_needs=Trust.LIVE_CHILDREN,
+    ),
+    Row(
+        "the pods are starting",
+        make_snapshot()
+        .training(phase="Pending")
+        .seeing(train_child(), train_pod().waiting("ContainerCreating"))
+        .at(NOW - timedelta(seconds=296)),
+        want_reason="Starting",
+        want_phase="Pending",
+        want_requeue=6,
+    ),
+    Row(
+        "all pods run: it trains",
+        make_snapshot().training(phase="Pending").seeing(train_child(), train_pod().running()),
+        want_reason="Training",
+        want_phase="Training",
+    ),
+    Row(
+        "a rank that is ready before the other waits with it",
+        make_snapshot(make_job().on_nodes(2))
+        .training(phase="Pending")
+        .seeing(train_child(), train_pod(0).running(), train_pod(1).unschedulable("0/2 nodes are available")),
+        want_reason="Unschedulable",
+        want_phase="Pending",
+        want_message="faq-r1-a1-1-abcde finds no node: 0/2 nodes are available",
+    ),
+    Row(
+        "a pod that has just been deleted does not take the training back",
+        make_snapshot()
+        .training(conditions=[{"type": "Succeeded", "status": "Unknown", "reason": "Training", "message": ""}])
+        .seeing(train_child(), train_pod().running().terminating())
+        .having_seen(train_pod(1).running()),
+        want_reason="Training",
+        want_phase="Training",
+    ),
+    Row(
+        "an image that cannot be pulled is told in the kubelet's words",
+        make_snapshot().preparing().seeing(prepare_child(), prepare_pod().waiting("ImagePullBackOff", "no such tag")),
+        want_reason="ImagePullFailed",
+        want_phase="Preparing",
+        want_message="no such tag",
+        want_requeue=None,
+    ),
+    Row(
+        "a container that cannot be configured is told in the kubelet's words",
+        make_snapshot().training().seeing(train_child(), train_pod().waiting("CreateContainerError", "no secret")),
+        want_reason="PodNotStarting",
+        want_phase="Pending",
+        want_message="no secret",
+    ),
+    Row(
+        "a volume that does not mount is told by its event",
+        make_snapshot()
+        .training(phase="Pending")
+        .seeing(train_child(), train_pod().waiting("ContainerCreating"))
+        .with_warning("FailedMount", 'secret "s3-credentials" not found'),
+        want_reason="PodNotStarting",
+        want_message='(FailedMount): secret "s3-credentials" not found',
+        want_requeue=300,
+    ),
+    Row(
+        "a quota that is used up is told by its event",
+        make_snapshot()
+        .training(phase="Pending")
+        .seeing(train_child())
+        .with_warning("FailedCreate", "exceeded quota: team-a"),
+        want_reason="NoPods",
+        want_message="exceeded quota: team-a",
+        want_requeue=300,
+    ),
+    Row(
+        "a pod that is slow for no known reason is starting",
+        make_snapshot()
+        .training(phase="Pending")
+        .seeing(train_child(), train_pod().waiting("ContainerCreating"))
+        .with_warning("", ""),
+        want_reason="Starting",
+        want_requeue=300,
+    ),
+]
+
+SUSPENSION = [
+    Row(
+        "suspended before it began: nothing is created",
+        make_snapshot(make_job().suspended()),
+        want_reason="Suspended",
+        want_phase="Suspended",
+        want_events=("Suspended",),
+        want_fields={"run": 1, "prepareAttempt": None},
+    ),
+    Row(
+        "suspended in training: the Job is deleted",
+        make_snapshot(make_job().suspended()).training().seeing(train_child(), train_pod().running()),
+        want_reason="Suspending",
+        want_actions=("delete faq-r1-a1",),
+        want_needs=Trust.LIVE_JOB,
+        want_requeue=5,
+    ),
+    Row(
+        "a Job that is not written down yet is written down before it is deleted",
+        make_snapshot(make_job().suspended()).training(created=False).seeing(train_child()),
+        want_reason="Suspending",
+        want_requeue=0,
+        want_fields={"child": {"name": "faq-r1-a1", "uid": "uid-of-faq-r1-a1"}},
+    ),
+    Row(
+        "a Job that is being deleted is waited for",
+        make_snapshot(make_job().suspended()).training().seeing(train_child().being_deleted()),
+        want_reason="Suspending",
+        want_requeue=5,
+    ),
+    Row(
+        "its pods are waited for",
+        make_snapshot(make_job().suspended()).training().seeing(train_pod().running().terminating()),
+        want_reason="Suspending",
+        want_requeue=5,
+    ),
+    Row(
+        "it is suspended when they are gone, and the next number is ready",
+        make_snapshot(make_job().suspended()).training(checkpoint={"step": 40}),
+        want_reason="Suspended",
+        want_phase="Suspended",
+        want_message="from the checkpoint of step 40",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_events=("Suspended",),
+        want_fields={"attempt": 2, "child": None},
+    ),
+    Row(
+        "what is suspended stays as it is",
+        make_snapshot(make_job().suspended()).training(2, created=False, phase="Suspended"),
+        want_reason="Suspended",
+        want_phase="Suspended",
+        want_fields={"attempt": 2},
+    ),
+    Row(
+        "resumed: the next attempt is created",
+        make_snapshot().training(2, created=False, phase="Suspended"),
+        want_actions=("create Job faq-r1-a2",),
+        want_needs=Trust.LIVE_CHILDREN,
+    ),
+    Row(
+        "what has ended by itself is not stopped",
+        make_snapshot(make_job().suspended())
+        .training()
+        .seeing(train_child().complete(), train_pod().left(trained_record())),
+        want_status="True",
+        want_reason="Succeeded",
+        want_events=("Succeeded",),
+    ),
+    Row(
+        "a verdict ignores suspension",
+        make_snapshot(make_job().suspended()).ended("True", "Succeeded"),
+        want_status="True",
+        want_reason="Succeeded",
+        want_phase="Succeeded",
+    ),
+]
+
+RUNS = [
+    Row(
+        "a changed spec stops the run first, and is not observed yet",
+        make_snapshot(make_job().at_generation(2)).training().seeing(train_child(), train_pod().running()),
+        want_reason="Replacing",
+        want_actions=("delete faq-r1-a1",),
+        want_needs=Trust.LIVE_JOB,
+        want_requeue=5,
+        want_fields={"run": 1, "observedGeneration": 1},
+    ),
+    Row(
+        "its pods are waited for",
+        make_snapshot(make_job().at_generation(2)).training().seeing(train_pod().running().terminating()),
+        want_reason="Replacing",
+        want_requeue=5,
+        want_fields={"run": 1, "observedGeneration": 1},
+    ),
+    Row(
+        "the new run begins when they are gone",
+        make_snapshot(make_job().at_generation(2)).training(failures=2).with_own_hash().seeing(),
+        want_fields={"run": 1, "failures": 2, "observedGeneration": 2, "attempt": 2},
+        want_reason="Starting",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_events=("AttemptStopped",),
+        want_requeue=0,
+    ),
+    Row(
+        "a new run starts with its counters at zero and its history kept",
+        make_snapshot(make_job().at_generation(2)).training(failures=2, history=HISTORY),
+        want_reason="Preparing",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_requeue=0,
+        want_fields={"run": 2, "prepareAttempt": 1, "failures": None, "attempt": None, "history": HISTORY},
+    ),
+    Row(
+        "a verdict is replaced at once, without a look for pods",
+        make_snapshot(make_job().at_generation(2)).ended("False", "InvalidRow"),
+        want_reason="Preparing",
+        want_phase="Preparing",
+        want_requeue=0,
+        want_fields={"run": 2, "observedGeneration": 2, "completionTime": None},
+    ),
+    Row(
+        "another hash without another generation is an upgrade, and no new run",
+        make_snapshot().ended("True", "Succeeded"),
+        want_status="True",
+        want_reason="Succeeded",
+        want_fields={"run": 1, "runHash": "hash-of-run"},
+    ),
+    Row(
+        "another generation with the same hash is observed, and no new run",
+        make_snapshot(make_job().at_generation(5)).ended("True", "Succeeded").with_own_hash(),
+        want_status="True",
+        want_reason="Succeeded",
+        want_fields={"run": 1, "observedGeneration": 5},
+    ),
+    Row(
+        "a restart that is asked for starts a new run",
+        make_snapshot(make_job().restarted_at("today")).ended("False", "RetriesExhausted").with_own_hash(),
+        want_reason="Preparing",
+        want_requeue=0,
+        want_fields={"run": 2, "restartedAt": "today"},
+    ),
+    Row(
+        "children of former runs are removed",
+        make_snapshot()
+        .with_status(run=2, prepareAttempt=1, child={"name": "faq-r2-p1", "uid": "uid-of-faq-r2-p1"})
+        .seeing(prepare_child(run=2), prepare_pod(run=2).running(), train_child(run=1).complete()),
+        want_reason="Preparing",
+        want_actions=("delete faq-r1-a1",),
+        want_needs=Trust.LIVE_JOB,
+    ),
+    Row(
+        "an unfinished Job that is not the current attempt is removed",
+        make_snapshot().training(2).seeing(train_child(1), train_child(2), train_pod(attempt=2).running()),
+        want_reason="Training",
+        want_actions=("delete faq-r1-a1",),
+        want_needs=Trust.LIVE_JOB,
+    ),
+    Row(
+        "children of a later run than this view knows of are left alone",
+        make_snapshot().ended("True", "Succeeded").seeing(train_child(run=2)),
+        want_status="True",
+        want_reason="Succeeded",
+    ),
+]
+
+OBSTACLES = [
+    Row(
+        "a Job of another owner is a conflict",
+        make_snapshot().training(created=False).seeing(train_child().owned_by("somebody")),
+        want_reason="Conflict",
+        want_message="not owned by this FineTuneJob: delete it, or rename this job",
+        want_requeue=60,
+    ),
+    Row(
+        "a Job of nobody is a conflict",
+        make_snapshot().training(created=False).seeing(train_child().owned_by(None)),
+        want_reason="Conflict",
+        want_requeue=60,
+    ),
+    Row(
+        "a Job of ours from another configuration is a conflict",
+        make_snapshot().training(created=False).seeing(train_child().hashed("other")),
+        want_reason="Conflict",
+        want_message="made from another configuration",
+        want_requeue=60,
+    ),
+    Row(
+        "a Job of a namesake that is going away is waited for",
+        make_snapshot().training(created=False).seeing(train_child().owned_by("former").being_deleted()),
+        want_reason="WaitingForPods",
+        want_requeue=5,
+    ),
+    Row(
+        "a refusal of the API server is told and tried again",
+        make_snapshot()
+        .training(created=False)
+        .with_obstacle(Obstacle(ObstacleKind.REFUSED, "Job faq-r1-a1", "Forbidden: exceeded quota")),
+        want_reason="ChildRefused",
+        want_message="Job faq-r1-a1: Forbidden: exceeded quota",
+        want_requeue=60,
+    ),
+]
+
+PROGRESS = [
+    Row(
+        "pulled progress is written",
+        make_snapshot().training().seeing(train_child(), train_pod().running()).with_progress(progress_record(step=42)),
+        want_reason="Training",
+        want_fields={
+            "checkpoint": {
+                "step": 42,
+                "uri": "s3://adapters/faq/.finetune/runs/u-r1/checkpoints/step-00000042",
+                "time": "2026-01-01T00:05:00Z",
+            },
+            "progress": {
+                "stage": "training",
+                "display": "42/100 (42%)",
+                "step": 42,
+                "totalSteps": 100,
+                "percent": 42,
+                "epoch": "0.84",
+                "loss": "1.2500",
+                "tokensPerSecond": "512.2",
+                "etaSeconds": 4000,
+                "eta": "1h6m",
+                "updatedAt": "2026-01-01T00:05:00Z",
+            },
+        },
+    ),
+    Row(
+        "and once an interval at most",
+        make_snapshot()
+        .training(progress={"stage": "training", "step": 40, "updatedAt": "2026-01-01T00:04:50Z"})
+        .seeing(train_child(), train_pod().running())
+        .with_progress(progress_record(step=42)),
+        want_reason="Training",
+        want_requeue=20,
+        want_fields={"progress": {"stage": "training", "step": 40, "updatedAt": "2026-01-01T00:04:50Z"}},
+    ),
+    Row(
+        "progress of a former attempt is not taken for that of this one",
+        make_snapshot()
+        .training(2)
+        .seeing(train_child(2), train_pod(attempt=2).running())
+        .with_progress(progress_record(step=42, attempt=1)),
+        want_reason="Training",
+        want_fields={"progress": None},
+    ),
+    Row(
+        "an older checkpoint does not replace a newer one",
+        make_snapshot()
+        .training(checkpoint={"step": 60})
+        .seeing(train_child(), train_pod().running())
+        .with_progress(progress_record(step=42, checkpoint_step=40)),
+        want_reason="Training",
+        want_fields={"checkpoint": {"step": 60}},
+    ),
+    Row(
+        "a checkpoint of a pod that is being stopped is taken",
+        make_snapshot(make_job().suspended()).training().seeing(train_pod().left(stopped_record(40)).terminating()),
+        want_reason="Suspended",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_events=("Suspended",),
+        want_message="step 40",
+    ),
+    Row(
+        "a record of a pod waits for the end of its Job",
+        make_snapshot().training().seeing(train_child(), train_pod().left(trained_record())),
+        want_reason="Training",
+        want_fields={"progress": None},
+    ),
+]
+
+ROWS = [*FIRST, *SPEC, *PLACEMENT, *ENDS, *WAITING, *SUSPENSION, *RUNS, *OBSTACLES, *PROGRESS]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.sentence)
+def test_decide(row: Row) -> None:
+    plan = decide(row.snapshot.build())
+    assert tuple(said(action) for action in plan.actions) == row.want_actions
+    assert tuple(event.reason for event in plan.events) == row.want_events
+    assert plan.needs == row.want_needs
+    assert plan.requeue_after == row.want_requeue
+    if row.want_reason is not None:
+        assert (summary(plan)["status"], summary(plan)["reason"]) == (row.want_status, row.want_reason)
+    assert row.want_message in summary(plan).get("message", "")
+    if row.want_phase is not None:
+        assert plan.status["phase"] == row.want_phase
+    assert {name: plan.status.get(name) for name in row.want_fields} == row.want_fields
+
+
+def _leads_on(row: Row) -> bool:
+    """To another state, at once."""
+    return bool(row.want_actions or row.want_events) or row.want_requeue == 0
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if not _leads_on(row)], ids=lambda row: row.sentence)
+def test_a_decision_is_at_rest(row: Row) -> None:
+    """Taken again on its own result, it writes nothing new."""
+    first = decide(row.snapshot.build())
+    assert decide(row.snapshot.storing(first.status).build()).status == first.status
