@@ -22,10 +22,8 @@ class _Trouble:
 
 
 def explain_child(draft: Draft) -> Draft:
-    job = current_child(draft)
-    if job is None:
-        return draft
-    status = draft.status
+    job, status = current_child(draft), draft.status
+    assert job is not None  # create_child settles without one
     pods = draft.snapshot.pods_of(status.role, status.run, status.number)
     trouble = next((found for pod in pods if (found := _told_by_pod(draft, pod)) is not None), None)
     if trouble is None:

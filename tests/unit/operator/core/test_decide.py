@@ -9,6 +9,7 @@ import pytest
 
 from finetune_operator.core.decide import decide
 from finetune_operator.core.plan import Create, DeleteJob, Plan, Trust
+from finetune_operator.core.policies.progress import progress_block
 from finetune_operator.core.snapshot import Obstacle, ObstacleKind
 from tests.builders.children import prepare_child, prepare_pod, train_child, train_pod
 from tests.builders.jobs import PRODUCT, make_class, make_job, make_node, make_t4
@@ -275,6 +276,18 @@ ENDS = [
         want_message="faq.jsonl row 7",
         want_events=("Failed",),
         want_fields={"failures": 1, "child": None, "completionTime": "2026-01-01T00:05:00Z"},
+    ),
+    Row(
+        "a full accelerator is final, and the data stays prepared",
+        make_snapshot()
+        .training()
+        .seeing(train_child().failed(), train_pod().left(failed_record(71, "OutOfMemory", "2 GiB wanted."))),
+        want_status="False",
+        want_reason="AcceleratorOutOfMemory",
+        want_phase="Failed",
+        want_message="training.perDeviceBatchSize",
+        want_events=("Failed",),
+        want_fields={"prepared": PREPARED},
     ),
     Row(
         "an artefact is success",
@@ -784,6 +797,21 @@ PROGRESS = [
         .with_progress(progress_record(step=42, attempt=1)),
         want_reason="Training",
         want_fields={"progress": None},
+    ),
+    Row(
+        "progress that has not changed is not written",
+        make_snapshot()
+        .training(
+            progress={**progress_block(progress_record(step=42)), "updatedAt": "2026-01-01T00:01:00Z"},
+            checkpoint={"step": 42},
+        )
+        .seeing(train_child(), train_pod().running())
+        .with_progress(progress_record(step=42)),
+        want_reason="Training",
+        want_fields={
+            "progress": {**progress_block(progress_record(step=42)), "updatedAt": "2026-01-01T00:01:00Z"},
+            "checkpoint": {"step": 42},
+        },
     ),
     Row(
         "an older checkpoint does not replace a newer one",

@@ -49,6 +49,11 @@ PULLING = Options(trainer_image="private/trainer:2", image_pull_secrets=("regist
         pytest.param("train-job-cpu", child_of(make_job(), make_class("cpu")), id="one node without a GPU"),
         pytest.param("train-job-gpus", child_of(make_job().on_gpus(gpus=2), make_t4(), number=3), id="two GPUs"),
         pytest.param("train-job-nodes", child_of(make_job().on_nodes(2), make_class("cpu")), id="two nodes"),
+        pytest.param(
+            "train-job-no-secret",
+            child_of(make_job().having("storage.secretName", None), make_class("cpu")),
+            id="no Secret",
+        ),
         pytest.param("train-job-claims", child_of(ON_CLAIMS, make_class("cpu"), options=PULLING), id="claims"),
     ],
 )

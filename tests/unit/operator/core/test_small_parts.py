@@ -3,14 +3,18 @@
 import pytest
 
 from finetune_contract.jobspec import World
+from finetune_contract.progress import ProgressRecord
 from finetune_operator.core.conditions import Condition, truncated, with_condition
 from finetune_operator.core.identity import defaults_of, run_hash
 from finetune_operator.core.memory import cures, predicted_bytes
-from finetune_operator.core.model import FineTuneJob, GpuClass, Node
+from finetune_operator.core.model import ChildJob, FineTuneJob, GpuClass, Node
 from finetune_operator.core.placement import is_matched, is_member, why_none_matches
+from finetune_operator.core.policies.progress import progress_block
 from finetune_operator.core.quantity import gib, parse_quantity
+from tests.builders.children import train_child
 from tests.builders.jobs import GPU, PRODUCT, JobBuilder, make_class, make_job, make_node, make_t4
-from tests.builders.snapshots import DEFAULTS, NOW
+from tests.builders.records import progress_record
+from tests.builders.snapshots import DEFAULTS, NOW, make_snapshot
 
 
 # --- quantities ----------------------------------------------------------------------------------------------
@@ -213,3 +217,25 @@ def test_bytes_per_parameter(job: JobBuilder, want_bytes: float) -> None:
 )
 def test_cures_begin_with_the_smallest_change(job: JobBuilder, want: str) -> None:
     assert cures(FineTuneJob(job.build()).spec).startswith(want)
+
+
+# --- progress ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("seconds", "want"), [(0, "0s"), (59, "59s"), (61, "1m1s"), (3_700, "1h1m"), (90_000, "1d1h"), (None, None)]
+)
+def test_the_time_that_is_left_is_shown_for_people(seconds: int | None, want: str | None) -> None:
+    assert progress_block(progress_record(eta_seconds=seconds)).get("eta") == want
+
+
+def test_progress_before_the_first_step_shows_what_there_is() -> None:
+    bare = ProgressRecord(run=1, attempt=1, stage="loading")
+    assert progress_block(bare) == {"stage": "loading", "step": 0, "totalSteps": 0, "percent": 0, "epoch": "0.00"}
+
+
+# --- snapshots -----------------------------------------------------------------------------------------------
+def test_what_was_created_or_deleted_is_seen_at_once() -> None:
+    snapshot = make_snapshot().build()
+    job = ChildJob.parse(train_child().build())
+    with_it = snapshot.with_created(job).with_created(job)
+    assert with_it.jobs == (job,)
+    assert with_it.without_job(job.uid).jobs == ()
