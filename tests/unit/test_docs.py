@@ -70,3 +70,11 @@ def test_the_table_of_examples_lists_every_example() -> None:
     table = (ROOT / "examples" / "README.md").read_text()
     listed = re.findall(r"^\| \[([-\w.]+)\]", table, flags=re.MULTILINE)
     assert sorted(listed) == sorted(path.name for path in (ROOT / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_an_example_reads_the_same_in_yaml_1_1_and_1_2(path: Path) -> None:
+    """Python's YAML takes 2e-4 for a string, kubectl for a number; 2.0e-4 is a number for both."""
+    document = yaml.safe_load(path.read_text())
+    rate = document.get("spec", {}).get("training", {}).get("learningRate", 1.0)
+    assert isinstance(rate, float)
