@@ -38,7 +38,7 @@ class Fate:
     node_fails: bool = False
     """The node goes: DisruptionTarget and deletion, and nobody there to end the pod."""
     waits: Json = field(default_factory=dict)
-    """Status of a pod that never starts."""
+    """Status of a pod that never starts on its node."""
     saved_step: int = 0
     """Newest checkpoint when the pod is told to stop."""
 
@@ -174,10 +174,10 @@ class World:
         phase, fate = pod["status"].get("phase"), self._fate(pod)
         if pod["metadata"].get("deletionTimestamp"):
             self._terminate(pod, fate)
-        elif phase == "Pending" and fate.waits:
-            self._set_status(pod, {"phase": "Pending", **fate.waits})
         elif phase == "Pending" and not pod["spec"].get("nodeName"):
             self._schedule(pod)
+        elif phase == "Pending" and fate.waits:
+            self._set_status(pod, {"phase": "Pending", **fate.waits})
         elif phase == "Pending":
             self._set_status(pod, {"phase": "Running", "containerStatuses": [_container({"running": {}})]})
         elif phase == "Running":
