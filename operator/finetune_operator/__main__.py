@@ -185,6 +185,8 @@ class Operator:
         await asyncio.wait({watching, stopped, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
         code = 0 if self._stopping.is_set() else 1
         await _cancel(stopped, *self._tasks)
+        if code == 0:
+            logging.getLogger("kopf").setLevel(logging.CRITICAL)  # it reports requests that we cut off as errors
         stop_watching.set()
         try:
             await watching

@@ -22,6 +22,7 @@ MAX_BYTES = 64 * 1024
 TIMEOUT_SECONDS = 3.0
 _TICK_SECONDS = 1.0
 _SHARE_OF_RUN = 0.02
+_LONGEST_PAUSE_SECONDS = 300.0
 _AT_ONCE = 16
 _LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -100,7 +101,8 @@ class ProgressPoller:
         async with self._slots:
             record = await self._fetch(target.address)
         now = asyncio.get_running_loop().time()
-        self._next[target.uid] = now + max(self._interval, _SHARE_OF_RUN * _seconds_of_run(record))
+        share = min(_SHARE_OF_RUN * _seconds_of_run(record), _LONGEST_PAUSE_SECONDS)
+        self._next[target.uid] = now + max(self._interval, share)
         if record is None or (record.run, record.attempt) != (target.run, target.attempt):
             return
         if record != self._records.get(target.key):

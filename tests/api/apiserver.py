@@ -1,4 +1,4 @@
-"""The API server as a test drives it: raw JSON, by the operator's own names of the resources, without a process each."""
+"""The API server as a test drives it: raw JSON, resources by the operator's own names, no process a call."""
 
 from __future__ import annotations
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from finetune_operator.ports import GPUCLASSES, NODES
+from finetune_operator.ports import GPUCLASSES, NODES, Resource
 from tests.api.apiserver import ApiServer, Missing
 from tests.api.hand import Hand
 from tests.api.operatorprocess import OperatorProcess, trouble
@@ -49,11 +49,9 @@ def scene(control_plane: Cluster, api: ApiServer, prefix: str) -> Iterator[Hand]
                         _delete(api, resource, obj["metadata"]["name"])
 
 
-def _delete(api: ApiServer, resource: object, name: str) -> None:
-    try:
-        api.delete(resource, None, name)  # type: ignore[arg-type]
-    except Missing:
-        pass
+def _delete(api: ApiServer, resource: Resource, name: str) -> None:
+    with suppress(Missing):
+        api.delete(resource, None, name)
 
 
 @pytest.fixture(scope="session")

@@ -95,9 +95,7 @@ class Hand:
         return job
 
     def wait_reason(self, name: str, reason: str, kind: str = "Succeeded") -> Object:
-        return self.wait(
-            name, reason, lambda job: condition(job, kind).get("reason") == reason and is_observed(job)
-        )
+        return self.wait(name, reason, lambda job: condition(job, kind).get("reason") == reason and is_observed(job))
 
     def wait_gone(self, name: str) -> None:
         """The object and everything that was made for it."""

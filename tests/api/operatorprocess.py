@@ -10,10 +10,12 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from tests.api.apiserver import wait_for
 
@@ -117,25 +119,24 @@ class OperatorProcess:
         except OSError:
             return 0
 
-    def samples(self) -> dict[tuple[str, tuple[str, ...]], float]:
-        """Its metrics: (name, values of the labels) → value."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum over all series with these labels; 0 where there is none."""
+        return sum(sample.value for sample in self._samples(name) if labels.items() <= sample.labels.items())
+
+    def writes(self) -> Counter[str]:
+        """Requests that change something, by verb and resource; without Leases."""
+        found: Counter[str] = Counter()
+        for sample in self._samples("finetune_operator_kube_api_requests_total"):
+            verb, resource = sample.labels["verb"], sample.labels["resource"]
+            if verb not in {"get", "list"} and resource != "leases":
+                found[f"{verb} {resource}"] += int(sample.value)
+        return found
+
+    def _samples(self, name: str) -> list[Sample]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
             text = answer.read().decode()
-        return {
-            (sample.name, tuple(sample.labels.values())): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-    def writes(self) -> dict[str, int]:
-        """Requests that change something, by verb and resource; without Leases."""
-        found: dict[str, int] = {}
-        for (name, labels), value in self.samples().items():
-            if name == "finetune_operator_kube_api_requests_total":
-                verb, resource, _ = labels
-                if verb not in {"get", "list"} and resource != "leases":
-                    found[f"{verb} {resource}"] = found.get(f"{verb} {resource}", 0) + int(value)
-        return found
+        families = text_string_to_metric_families(text)
+        return [sample for family in families for sample in family.samples if sample.name == name]
 
     def rss_bytes(self) -> int:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
