@@ -14,8 +14,8 @@ RENDEZVOUS_TIMEOUT_SECONDS = 7_200
 def training_arguments(job: JobFile, settings: Settings, device: Device, output_dir: Path) -> Any:
     """TrainingArguments. Making them starts torch.distributed, and tells from_pretrained of ZeRO-3.
 
-    bf16 without DeepSpeed is not asked of the Trainer: weights and adapters are bf16 themselves, without autocast's casts
-    in each layer, and the optimizer keeps fp32 masters (optimizer.py).
+    bf16 without DeepSpeed is not asked of the Trainer: weights and adapters are bf16 themselves, without autocast's
+    casts in each layer, and the optimizer keeps fp32 masters (optimizer.py).
     """
     from transformers import TrainingArguments
 
@@ -67,7 +67,8 @@ def _start_deepspeed(device: Device) -> None:
     import deepspeed
 
     if not device.is_gpu:
-        # Its shared-memory collectives are compiled at first use, half a minute in each new pod; gloo needs no compiler.
+        # Its shared-memory collectives are compiled at first use, half a minute in each new pod; gloo needs no
+        # compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if device.is_gpu else "gloo", auto_mpi_discovery=False)
 

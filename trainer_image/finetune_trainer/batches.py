@@ -1,8 +1,8 @@
 """Rows into batches: the same rows in each optimizer step however it is cut into processes and accumulation.
 
 An optimizer step takes a *global batch* of world × accumulation × per-device rows. Which rows these are depends on seed
-and epoch alone; only then is a global batch cut into micro-batches and dealt out to the ranks. So a job that goes on with
-half the processes and twice the accumulation sees the same steps.
+and epoch alone; only then is a global batch cut into micro-batches and dealt out to the ranks. So a job that goes on
+with half the processes and twice the accumulation sees the same steps.
 """
 
 from collections.abc import Iterator, Sequence

@@ -44,8 +44,8 @@ def detect(world: World, process: Process) -> Device:
     """The device of this process.
 
     Raises:
-        ConfigurationError: GPUs were asked for and none is visible. Training on the CPU instead would cost the price of a
-            GPU for days.
+        ConfigurationError: GPUs were asked for and none is visible. Training on the CPU instead would cost the price of
+            a GPU for days.
     """
     import torch
 

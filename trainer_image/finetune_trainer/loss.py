@@ -1,7 +1,8 @@
 """Cross entropy on labelled positions only.
 
 The head of a language model is as wide as its vocabulary: logits of a prompt that is not learned are most of the memory
-and a good part of the time of a step, for nothing. A hook in front of the head lets the labelled positions through alone.
+and a good part of the time of a step, for nothing. A hook in front of the head lets the labelled positions through
+alone.
 """
 
 from typing import Any

@@ -11,7 +11,8 @@ from finetune_trainer.source import FIELD, ModelFiles
 
 
 def load_tokenizer(files: ModelFiles) -> Any:
-    """The tokenizer, with a token to pad with. The vocabulary is never resized: padding is masked, so any token serves."""
+    """The tokenizer, with a token to pad with. The vocabulary is never resized: padding is masked, so any token
+    serves."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(**files.from_pretrained)
@@ -28,7 +29,8 @@ def load_model(
     quantization: Quantization | None,
     scratch: Path,
 ) -> Any:
-    """The causal language model, on this process's device where that is where it is loaded (quantised), else on the CPU.
+    """The causal language model, on this process's device where that is where it is loaded (quantised), else on the
+    CPU.
 
     Args:
         quantization: None for weights as they are.
@@ -42,6 +44,8 @@ def load_model(
     if quantization is not None and files.gguf:
         files = _without_gguf(files, scratch / f"unpacked-{process.local_rank}")
     arguments: dict[str, Any] = {"dtype": _dtype(settings), "attn_implementation": settings.attention}
+    if files.gguf:
+        arguments["quantization_config"] = _plain_gguf()
     if quantization is not None:
         arguments["quantization_config"] = _bitsandbytes(quantization, settings)
         if settings.zero_stage != 3:  # there DeepSpeed places the weights
@@ -87,10 +91,19 @@ def _without_gguf(files: ModelFiles, folder: Path) -> ModelFiles:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(
+        **files.from_pretrained, dtype=torch.bfloat16, quantization_config=_plain_gguf()
+    )
     _forget_gguf(model)
     model.save_pretrained(folder)
     return ModelFiles(folder, None, files.trust_remote_code)
+
+
+def _plain_gguf() -> Any:
+    """Unpacked to plain weights: packed ones (with the `kernels` package) compute in fp32 and cannot train."""
+    from transformers import GgufConfig
+
+    return GgufConfig(dequantize=True)
 
 
 def _forget_gguf(model: Any) -> None:

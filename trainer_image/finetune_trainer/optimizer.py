@@ -9,8 +9,9 @@ import torch
 class AdamWithMasters(torch.optim.Optimizer):
     """AdamW (arXiv:1711.05101) on fp32 copies of low-precision parameters.
 
-    bf16 has 8 bits of mantissa: an update below 1/256 of a weight would be lost in it. The step is taken on the masters,
-    the parameters get them rounded. `state_dict` holds the masters, so that a resumed run goes on from the very numbers.
+    bf16 has 8 bits of mantissa: an update below 1/256 of a weight would be lost in it. The step is taken on the
+    masters, the parameters get them rounded. `state_dict` holds the masters, so that a resumed run goes on from the
+    very numbers.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from finetune_trainer.hooks import Report
 from finetune_trainer.loss import LabelledLoss
 
 
-class SftTrainer(Trainer):
+class SftTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Args beyond the Trainer's:
     loss: sums over the labelled positions.
     cut: how a global batch is dealt out.
@@ -33,7 +33,8 @@ class SftTrainer(Trainer):
         self._cut = cut
         self._lengths = lengths
         self._grouped = grouped
-        # Both tell the Trainer to count labels over accumulation and ranks, and that the loss is divided by them already.
+        # Both tell the Trainer to count labels over accumulation and ranks, and that the loss is divided by them
+        # already.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
 
@@ -66,11 +67,11 @@ class SftTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Sum of this micro-batch over the labels of the whole step, all ranks and micro-batches together. Gradients are
-        averaged over the ranks, hence the factor."""
+        """Sum of this micro-batch over the labels of the whole step, all ranks and micro-batches together. Gradients
+        are averaged over the ranks, hence the factor."""
         assert num_items_in_batch is not None
         loss = self._labelled_loss(model, inputs)
-        scaled = loss * self.args.world_size / num_items_in_batch
+        scaled: torch.Tensor = loss * self.args.world_size / num_items_in_batch
         if not math.isfinite(scaled.item()):
             cure = "lower spec.training.learningRate, or use precision bf16 or fp32"
             raise Diverged(f"the loss is {loss.item()} at step {self.state.global_step + 1}; {cure}")
@@ -84,7 +85,7 @@ def collator(pad: int, *, on_gpu: bool) -> Collator:
     return Collator(pad, multiple=8 if on_gpu else 1)
 
 
-class LogLines(TrainerCallback):
+class LogLines(TrainerCallback):  # type: ignore[misc]
     """One line for people each `loggingSteps`."""
 
     def __init__(self, report: Report) -> None:
@@ -98,7 +99,7 @@ class LogLines(TrainerCallback):
             )
 
 
-class Beside(TrainerCallback):
+class Beside(TrainerCallback):  # type: ignore[misc]
     """Keeps a small JSON file in each checkpoint: what a resumed run cannot compute again."""
 
     def __init__(self, name: str) -> None:
@@ -115,7 +116,7 @@ class Beside(TrainerCallback):
         self.value = json.loads(file.read_text()) if file.is_file() else None
 
 
-class AtStart(TrainerCallback):
+class AtStart(TrainerCallback):  # type: ignore[misc]
     """Calls once when the training is set up (model wrapped, checkpoint loaded) and has not begun."""
 
     def __init__(self, action: Any) -> None:

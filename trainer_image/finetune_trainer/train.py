@@ -41,7 +41,8 @@ class TrainResult:
     evaluation: EvaluationResult | None
     """None without held-out rows."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """lossHistory, steps, epochs and tokens of the whole run; seconds, tokensPerSecond and peakMemoryBytes of this start."""
+    """lossHistory, steps, epochs and tokens of the whole run; seconds, tokensPerSecond and peakMemoryBytes of this
+    start."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -168,7 +169,7 @@ class _Training:
             device=arguments.device,
             batch_size=training.per_device_batch_size,
             max_new_tokens=spec.evaluation.max_new_tokens,
-            end_of_turn=int(self.prepared.train[0].ids[-1]),
+            end_of_turn=self.prepared.stats["endOfTurn"],
             answers_on_all_ranks=self.settings.zero_stage == 3,
         )
         before = sft_trainer.Beside(BEFORE)

@@ -173,10 +173,16 @@ def _prepare(
     limit.check()
     counts = _counts(train_rows, evaluation_rows, limit.truncated)
     overlap = len({content_key(row) for row in train} & {content_key(row) for row in held_out})
-    stats = {"counts": counts, "overlap": overlap, "inputs": inputs}
+    stats = {
+        "counts": counts,
+        "overlap": overlap,
+        "inputs": inputs,
+        "endOfTurn": renderer.end_of_turn(conversations[0]),
+    }
     report(
         f"rows: {counts['trainRows']:,} to train on, {counts['evaluationRows']:,} held out; "
-        f"{counts['tokens']:,} tokens, {counts['supervisedTokens']:,} learned; the longest row has {counts['longestRow']:,}"
+        f"{counts['tokens']:,} tokens, {counts['supervisedTokens']:,} learned; "
+        f"the longest row has {counts['longestRow']:,}"
     )
     if overlap:
         report(f"warning: {overlap:,} held-out rows also stand in the training rows; their score flatters")

@@ -66,7 +66,7 @@ def _read_jsonl(file: DataFile) -> Iterator[Row]:
 
 def _json_object(line: bytes, name: str, number: int) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.decode("utf-8-sig").rstrip("\r\n"))
     except UnicodeDecodeError as error:
         raise DataError(f"byte {error.start + 1} is not UTF-8; save the file as UTF-8", file=name, row=number) from None
     except json.JSONDecodeError as error:

@@ -1,8 +1,8 @@
 """Conversations to token ids, with a mask of what is learned.
 
 The mask comes from text positions: the whole conversation is rendered and tokenised once, exactly as it is when the
-model is served, and the spans of the answers are looked up in it. An answer's span comes from prefix rendering: what the
-template adds to "all before it + the generation prompt". It reaches to the token that ends the turn and includes it, or
+model is served, and the spans of the answers are looked up in it. An answer's span comes from prefix rendering: what
+the template adds to "all before it + the generation prompt". It reaches to the token that ends the turn and includes it, or
 the model would never learn to stop.
 """
 
@@ -59,16 +59,23 @@ class Renderer:
         """Text up to the last answer, as it is given to the model when it is asked."""
         return self._text(conversation, conversation.messages[:-1], add_generation_prompt=True)
 
+    def end_of_turn(self, conversation: Conversation) -> int:
+        """The token that ends an answer: where generation has to stop."""
+        answer = Renderer(self.tokenizer, self.template, mask_history=True)
+        row = next(answer.render([conversation]))
+        return int(row.ids[row.supervised][-1])
+
     def _token_row(self, ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> TokenRow:
         starts = np.fromiter((start for start, _ in offsets), np.int64, len(offsets))
         ends = np.fromiter((end for _, end in offsets), np.int64, len(offsets))
-        supervised = np.full(len(ids), self.train_on_prompt)
+        row, supervised = np.asarray(ids, np.int32), np.full(len(ids), self.train_on_prompt)
         for start, end in spans:
-            supervised |= (starts >= start) & (ends <= end)
-        row = np.asarray(ids, np.int32)
-        if row.size and supervised[-1] and not self._ends_turn(int(row[-1])):
-            row = np.append(row, np.int32(self.tokenizer.eos_token_id))
-            supervised = np.append(supervised, True)
+            answer = (starts >= start) & (ends <= end)
+            supervised |= answer
+        last = int(np.flatnonzero(answer)[-1]) if answer.any() else -1
+        if last >= 0 and not self._ends_turn(int(row[last])):
+            row = np.append(row[: last + 1], np.int32(self.tokenizer.eos_token_id))
+            supervised = np.append(supervised[: last + 1], True)
         return TokenRow(row, supervised)
 
     def _ends_turn(self, token: int) -> bool:

@@ -7,6 +7,7 @@ template.jinja           the chat template used; serving must use the same
 stats.json               counts, and everything the digest covers
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -72,5 +73,4 @@ def _write_rows(rows: Sequence[TokenRow], path: Path) -> None:
 def _read_rows(path: Path) -> list[TokenRow]:
     arrays = load_file(path)
     ids, supervised, offsets = arrays["ids"], arrays["supervised"].astype(np.bool_), arrays["offsets"]
-    bounds = zip(offsets[:-1], offsets[1:], strict=True)
-    return [TokenRow(ids[start:end], supervised[start:end]) for start, end in bounds]
+    return [TokenRow(ids[start:end], supervised[start:end]) for start, end in itertools.pairwise(offsets)]
