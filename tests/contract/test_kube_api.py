@@ -48,7 +48,11 @@ def changed(obj: Json, **parts: Any) -> Json:
 
 
 async def create_job(api: KubeApi, namespace: str, name: str = "faq") -> Json:
-    return await api.create(FINETUNEJOBS, namespace, make_job(name).bare())
+    return await api.create(FINETUNEJOBS, namespace, bare_job(name))
+
+
+def bare_job(name: str = "faq") -> Json:
+    return {**make_job(name).bare(), "metadata": {"name": name}}
 
 
 # --- create and get ------------------------------------------------------------------------------------------
@@ -72,7 +76,7 @@ async def a_created_object_has_its_identity_and_its_defaults(api: KubeApi, names
 
 @check
 async def a_status_at_creation_is_ignored(api: KubeApi, namespace: str) -> None:
-    created = await api.create(FINETUNEJOBS, namespace, changed(make_job().bare(), status={"phase": "Succeeded"}))
+    created = await api.create(FINETUNEJOBS, namespace, changed(bare_job(), status={"phase": "Succeeded"}))
     assert "status" not in created
 
 
