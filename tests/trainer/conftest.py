@@ -38,9 +38,10 @@ class S3:
     def credentials(self, access: str = _KEYS["user"][0], secret: str = _KEYS["user"][1]) -> Path:
         """A folder as the kubelet mounts a Secret. The user's keys, unless told otherwise."""
         folder = self.folder / f"keys-{access}-{secret}"
-        folder.mkdir(exist_ok=True)
-        (folder / "AWS_ACCESS_KEY_ID").write_text(access)
-        (folder / "AWS_SECRET_ACCESS_KEY").write_text(secret)
+        if not folder.exists():  # never written twice: a rank may be reading it
+            folder.mkdir()
+            (folder / "AWS_ACCESS_KEY_ID").write_text(access)
+            (folder / "AWS_SECRET_ACCESS_KEY").write_text(secret)
         return folder
 
     def client(self, who: str = "user") -> Any:

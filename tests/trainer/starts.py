@@ -97,7 +97,10 @@ class Running:
 
     def end(self) -> End:
         """Record and log are those of rank 0."""
-        statuses = [self.server.wait(pid) for pid in self.pids]
+        statuses = [self.server.wait(self.pids[0])]
+        if statuses[0] not in {0, 85}:
+            self.signal(signal.SIGKILL, ranks=slice(1, None))  # as the supervisor would: they wait for rank 0
+        statuses += [self.server.wait(pid) for pid in self.pids[1:]]
         operations = self.folder / "log-0.operations"
         return End(
             statuses,
