@@ -7,7 +7,7 @@ child would use the number again.
 from finetune_operator.core.attempts import current_child, current_name, is_written_down
 from finetune_operator.core.conditions import Reason
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.model import Pod, Role
+from finetune_operator.core.model import Role
 from finetune_operator.core.plan import Create, Trust
 from finetune_operator.core.render.child import Child
 from finetune_operator.core.render.job import render_job
@@ -44,19 +44,15 @@ def _former(draft: Draft) -> str:
 
 
 def wait_for_former_pods(draft: Draft) -> Draft:
-    """Two attempts must not be at work at once."""
+    """Two attempts must not be at work at once. Pods of this very attempt without its Job count as well: somebody
+    deleted it before its uid was written down."""
     if current_child(draft) is not None:
         return draft
-    alive = [pod.name for pod in draft.snapshot.pods if draft.snapshot.is_alive(pod) and not _is_current(draft, pod)]
+    alive = [pod.name for pod in draft.snapshot.pods if draft.snapshot.is_alive(pod)]
     if not alive:
         return draft
     message = f"Attempt {draft.status.number} waits until the pods of the former one are gone: {', '.join(alive)}."
     return draft.summary(Reason.WAITING_FOR_PODS, message, "Pending").again(5).settle()
-
-
-def _is_current(draft: Draft, pod: Pod) -> bool:
-    status = draft.status
-    return (pod.role, pod.run, pod.attempt) == (status.role, status.run, status.number)
 
 
 def create_child(draft: Draft) -> Draft:

@@ -1,4 +1,5 @@
-"""Which children have no place any more? Jobs of former runs, and unfinished ones that are not the current attempt.
+"""Which children have no place any more? Jobs of former runs, and unfinished ones that nobody waits for: those that are
+not the current attempt, or belong to a run that has its verdict.
 
 Finished Jobs of former attempts of this run stay as evidence, and go with the FineTuneJob.
 """
@@ -12,18 +13,25 @@ from finetune_operator.core.snapshot import Snapshot
 
 def remove_strays(draft: Draft) -> Draft:
     snapshot = draft.snapshot
-    strays = [
-        job for job in snapshot.jobs if snapshot.owns(job) and not job.is_being_deleted and _is_stray(job, snapshot)
-    ]
-    return draft.act([DeleteJob(job.name, job.uid) for job in strays], Trust.LIVE_JOB)
+    ours = [job for job in snapshot.jobs if snapshot.owns(job) and not job.is_being_deleted]
+    # An older view may show a Job as unfinished that has become evidence.
+    draft = _delete(draft, [job for job in ours if _is_of_former_run(job, snapshot)], Trust.LIVE_JOB)
+    return _delete(draft, [job for job in ours if _is_stray(job, snapshot)], Trust.LIVE_CHILDREN)
+
+
+def _delete(draft: Draft, jobs: list[ChildJob], needs: Trust) -> Draft:
+    return draft.act([DeleteJob(job.name, job.uid) for job in jobs], needs)
+
+
+def _is_of_former_run(job: ChildJob, snapshot: Snapshot) -> bool:
+    return job.run < snapshot.status.run
 
 
 def _is_stray(job: ChildJob, snapshot: Snapshot) -> bool:
-    """By the status as stored: a new number counts once it is written down."""
+    """By the status as stored: a new number counts once it is written down. A later run than that of the status means
+    that the status was lost, or that this view of it is old."""
     status = snapshot.status
-    if status.run == 0 or job.run > status.run:
-        return False  # The status was lost, or this view of it is old.
-    if job.run < status.run:
-        return True
+    if job.run != status.run or job.is_finished:
+        return False
     current = child_name(snapshot.job.name, status.role, status.run, status.number)
-    return not job.is_finished and job.name != current and status.number > 0
+    return status.is_final or (status.number > 0 and job.name != current)

@@ -451,6 +451,12 @@ WAITING = [
         want_requeue=5,
     ),
     Row(
+        "pods of this attempt without its Job are waited for",
+        make_snapshot().training(created=False).seeing(train_pod().running()),
+        want_reason="WaitingForPods",
+        want_requeue=5,
+    ),
+    Row(
         "a pod without a node is waited for: it goes by itself",
         make_snapshot().training(2, created=False).seeing(train_pod(attempt=1).terminating()),
         want_reason="WaitingForPods",
@@ -705,7 +711,21 @@ RUNS = [
         make_snapshot().training(2).seeing(train_child(1), train_child(2), train_pod(attempt=2).running()),
         want_reason="Training",
         want_actions=("delete faq-r1-a1",),
-        want_needs=Trust.LIVE_JOB,
+        want_needs=Trust.LIVE_CHILDREN,
+    ),
+    Row(
+        "an unfinished Job of a run that has its verdict is removed",
+        make_snapshot().ended("False", "InvalidResources").seeing(train_child()),
+        want_status="False",
+        want_reason="InvalidResources",
+        want_actions=("delete faq-r1-a1",),
+        want_needs=Trust.LIVE_CHILDREN,
+    ),
+    Row(
+        "the finished Jobs of a run that has its verdict stay as evidence",
+        make_snapshot().ended("True", "Succeeded").seeing(prepare_child().complete(), train_child().complete()),
+        want_status="True",
+        want_reason="Succeeded",
     ),
     Row(
         "children of a later run than this view knows of are left alone",
