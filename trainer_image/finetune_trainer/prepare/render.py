@@ -2,8 +2,8 @@
 
 The mask comes from text positions: the whole conversation is rendered and tokenised once, exactly as it is when the
 model is served, and the spans of the answers are looked up in it. An answer's span comes from prefix rendering: what
-the template adds to "all before it + the generation prompt". It reaches to the token that ends the turn and includes it, or
-the model would never learn to stop.
+the template adds to "all before it + the generation prompt". It reaches to the token that ends the turn and includes
+it, or the model would never learn to stop.
 """
 
 from collections.abc import Iterator, Sequence
