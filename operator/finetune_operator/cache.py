@@ -170,7 +170,7 @@ class _Store:
         self._resource = resource
         self._objects: dict[Ref, Json] = {}
         self._children: dict[Key, dict[Ref, Json]] = {}
-        self._gone: OrderedDict[str, None] = OrderedDict()  # uids of what was deleted
+        self._gone: OrderedDict[Ref, int] = OrderedDict()  # version at which what had this name was deleted
 
     def __iter__(self) -> Iterator[Json]:
         return iter(list(self._objects.values()))
@@ -184,7 +184,7 @@ class _Store:
     def put(self, obj: Json, *, echoes: bool = False) -> bool:
         """True when it is newer than what is here, or with `echoes` as new."""
         ref = _ref(obj)
-        if obj["metadata"]["uid"] in self._gone:
+        if version_of(obj) <= self._gone.get(ref, -1):
             return False
         known = self._objects.get(ref)
         if known is not None:
@@ -203,8 +203,8 @@ class _Store:
 
     def remove(self, obj: Json) -> bool:
         """True when it was here, in this incarnation."""
-        self._bury(obj["metadata"]["uid"])
         ref = _ref(obj)
+        self._bury(ref, version_of(obj))
         known = self._objects.get(ref)
         if known is None or known["metadata"]["uid"] != obj["metadata"]["uid"]:
             return False
@@ -212,8 +212,9 @@ class _Store:
         self._drop_child(ref, known)
         return True
 
-    def _bury(self, uid: str) -> None:
-        self._gone[uid] = None
+    def _bury(self, ref: Ref, version: int) -> None:
+        self._gone[ref] = max(version, self._gone.get(ref, -1))
+        self._gone.move_to_end(ref)
         while len(self._gone) > _TOMBSTONES:
             self._gone.popitem(last=False)
 

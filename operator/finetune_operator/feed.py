@@ -86,7 +86,7 @@ def is_finished(job: Json) -> bool:
 
 
 def is_waiting_for_nodes(job: Json) -> bool:
-    return not is_finished(job) and _condition(job, ConditionType.PLANNED).get("status") != "True"
+    return not is_finished(job) and (job.get("status") or {}).get("phase") not in {"Training", "Suspended"}
 
 
 def phase_counts(cache: Cache) -> dict[str, int]:

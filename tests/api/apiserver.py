@@ -86,7 +86,14 @@ class ApiServer:
         return dict(json.loads(response.data))
 
 
-def wait_for(what: str, look: Callable[[], T | None], *, seconds: float = 60, explain: Callable[[], str] = str) -> T:
+def wait_for(
+    what: str,
+    look: Callable[[], T | None],
+    *,
+    seconds: float = 60,
+    explain: Callable[[], str] = str,
+    pause: float = 0.1,
+) -> T:
     """The first answer that says something. AssertionError with an explanation when none does in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -95,4 +102,4 @@ def wait_for(what: str, look: Callable[[], T | None], *, seconds: float = 60, ex
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"not {what} within {seconds:g} s\n{explain()}")
-        time.sleep(0.1)
+        time.sleep(pause)

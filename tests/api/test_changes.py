@@ -113,14 +113,10 @@ def test_missing_labels_are_named_and_a_label_that_comes_is_taken_up(
     figure("apply to missing labels named, s", round(time.monotonic() - started, 2))
     message = condition(job, "Succeeded")["message"]
     assert f"{NODE_LABEL} In [scarce]" in message, message
-    hand.prepare("picky", prepared_record())  # on CPU, meanwhile
-    hand.wait("picky", "prepared", lambda job: condition(job, "Prepared")["status"] == "True")
-    assert [job["metadata"]["name"] for job in hand.api.children(JOBS, hand.namespace, "picky")] == ["picky-r1-p1"]
-
     node = hand.add_node("late", labels={})
     hand.api.patch(NODES, None, node, {"status": {"allocatable": {"nvidia.com/gpu": "8"}}}, subresource="status")
     hand.api.patch(NODES, None, node, {"metadata": {"labels": {NODE_LABEL: "scarce"}}})
-    hand.job("picky", "picky-r1-a1")
+    hand.wait("picky", "matched", lambda job: condition(job, "Succeeded")["reason"] != "NoMatchingNodes")
     status = wait_for(
         "counted", lambda: hand.api.get(GPUCLASSES, None, scarce)["status"].get("nodes"), explain=hand.log
     )
@@ -133,9 +129,9 @@ def test_an_unknown_class_is_named_and_taken_up_when_it_comes(hand: Hand) -> Non
     hand.apply("unborn", resources__gpuClass=name)
     job = hand.wait_reason("unborn", "GPUClassNotFound")
     assert name in condition(job, "Succeeded")["message"]
-    hand.prepare("unborn", prepared_record())
+    assert not hand.api.children(JOBS, hand.namespace, "unborn")
     hand.add_class(name=name)
-    hand.job("unborn", "unborn-r1-a1")
+    hand.job("unborn", "unborn-r1-p1")
 
 
 def test_a_child_deleted_by_hand_is_replaced(hand: Hand) -> None:

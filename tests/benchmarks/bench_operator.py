@@ -1,0 +1,109 @@
+"""Latency, API writes and memory of the operator on a real control plane → build/bench/operator.json.
+
+    uv run python -m tests.benchmarks.bench_operator [--jobs 20] [--rest 60]
+
+The control plane, the operator and this program share the machine: figures are comparable with themselves only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from finetune_operator.ports import PODS
+from tests.api import crds
+from tests.api.apiserver import ApiServer, wait_for
+from tests.api.conftest import scene
+from tests.api.hand import Hand
+from tests.api.operatorprocess import OperatorProcess
+from tests.builders.records import prepared_record, trained_record
+from tests.conftest import refuse_foreign, write_kubeconfig
+from tests.localcluster import connect
+
+OUTPUT = Path(__file__).parents[2] / "build" / "bench" / "operator.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=20, help="FineTuneJobs of the measurement")
+    parser.add_argument("--rest", type=float, default=60, help="seconds at rest")
+    words = parser.parse_args()
+
+    cluster = connect()
+    refuse_foreign(cluster.context)
+    cluster.ensure_control_plane()
+    crds.install(cluster.kubectl)
+    with tempfile.TemporaryDirectory() as folder:
+        kubeconfig = write_kubeconfig(cluster, Path(folder) / "kubeconfig")
+        api = ApiServer(kubeconfig)
+        with scene(cluster, api, "bench") as hand:
+            operator = OperatorProcess(kubeconfig, Path(folder) / "log", hand.namespace)
+            operator.start()
+            try:
+                figures = measure(hand, operator, words.jobs, words.rest)
+            finally:
+                operator.stop()
+        api.close()
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    OUTPUT.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+def measure(hand: Hand, operator: OperatorProcess, jobs: int, rest: float) -> dict[str, Any]:
+    before = operator.writes()
+    to_prepare_pod, to_training_pod = [], []
+    for index in range(jobs):
+        name = f"job-{index}"
+        started = time.monotonic()
+        hand.apply(name)
+        prepare = wait_pod(hand, f"{name}-r1-p1")
+        to_prepare_pod.append(time.monotonic() - started)
+        hand.end([prepare], 0, prepared_record())
+        ended = time.monotonic()
+        train = wait_pod(hand, f"{name}-r1-a1")
+        to_training_pod.append(time.monotonic() - ended)
+        hand.end([train], 0, trained_record())
+        hand.wait_finished(name)
+    writes = operator.writes() - before
+
+    time.sleep(2)  # the last event is on its way
+    at_rest = operator.writes()
+    time.sleep(rest)
+    return {
+        "jobs": jobs,
+        "apply_to_preparation_pod_seconds": summary(to_prepare_pod),
+        "preparation_end_to_training_pod_seconds": summary(to_training_pod),
+        "apply_to_training_pod_without_preparation_seconds": summary(
+            [sum(pair) for pair in zip(to_prepare_pod, to_training_pod, strict=True)]
+        ),
+        "writes_per_job_without_progress_and_leases": round(writes.total() / jobs, 2),
+        "writes_per_job": per_job(writes, jobs),
+        "writes_at_rest_per_minute": (operator.writes() - at_rest).total() * 60 / rest,
+        "rss_bytes": operator.rss_bytes(),
+    }
+
+
+def wait_pod(hand: Hand, job: str) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        found = hand.api.list(PODS, hand.namespace, **{"batch.kubernetes.io/job-name": job})
+        return found[0] if found else None
+
+    return wait_for(f"created: the pod of {job}", look, pause=0.01)
+
+
+def per_job(writes: Counter[str], jobs: int) -> dict[str, float]:
+    return {what: round(count / jobs, 2) for what, count in sorted(writes.items())}
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    return {"median": round(statistics.median(seconds), 3), "max": round(max(seconds), 3)}
+
+
+if __name__ == "__main__":
+    main()
