@@ -18,7 +18,9 @@ def show(console: Console, job: Object, verified: dict[str, Any], namespace: str
     facts = Table.grid(padding=(0, 2))
     facts.add_row("adapter", Text(artifact["uri"], style="bold"))
     facts.add_row("digest", f"{artifact['digest']}")
-    facts.add_row("verified", f"{verified['files']} files, {verified['bytes']:,} bytes downloaded, every SHA-256 holds")
+    files = verified["manifest"]["files"]
+    size = sum(file["size"] for file in files)
+    facts.add_row("verified", f"{len(files)} files, {size:,} bytes downloaded, every SHA-256 holds")
     if evaluation:
         before, after = float(evaluation["lossBefore"]), float(evaluation["lossAfter"])
         facts.add_row(
@@ -34,7 +36,7 @@ def _answer(answer: dict[str, Any]) -> Table:
     table = Table(title=answer["question"], title_justify="left", title_style="bold", expand=True)
     table.add_column("base model", ratio=1)
     table.add_column("with the adapter", ratio=1)
-    table.add_row(Text(answer["base"].strip()), Text(answer["adapter"].strip()))
+    table.add_row(Text(answer["before"].strip()), Text(answer["after"].strip()))
     return table
 
 

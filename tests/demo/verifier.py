@@ -36,7 +36,14 @@ def verify_in_pod(kubectl: Kubectl, namespace: str, image: str, job: Object, que
         raise RuntimeError(f"the adapter did not verify:\n{log}") from error
     log = kubectl("-n", namespace, "logs", POD)
     kubectl("-n", namespace, "delete", "pod", POD, "--wait=false")
-    return dict(json.loads(log.strip().splitlines()[-1]))
+    return _document(log)
+
+
+def _document(log: str) -> dict[str, Any]:
+    """The JSON document in a log that may have warnings of libraries around it."""
+    start = log.index("\n{\n") + 1 if "\n{\n" in log else log.index("{")
+    document: dict[str, Any] = json.JSONDecoder().raw_decode(log[start:])[0]
+    return document
 
 
 def _pod(namespace: str, image: str, job: Object, questions: list[str]) -> Object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,13 +15,11 @@ from tests.localcluster.local import LocalCluster
 
 @pytest.fixture(scope="session")
 def platform(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Platform:
-    from tests.trainer.models import tiny_qwen2
+    from tests.trainer.models import save_tiny_model
 
     platform = Platform(cluster)
     platform.install()
-    folder: Path = tmp_path_factory.mktemp("tiny-qwen2")
-    tiny_qwen2(folder)
-    platform.upload_tiny(folder)
+    platform.upload_tiny(save_tiny_model(tmp_path_factory.mktemp("tiny-qwen2")))
     assets.upload_demo(cluster.s3)
     return platform
 
