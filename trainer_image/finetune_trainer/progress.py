@@ -162,8 +162,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._measure(state, logs, rate, eta)
         if self._speaks:
             print(
-                f"step {step}/{state.max_steps}  epoch {state.epoch or 0:.2f}  loss {float(logs['loss']):.4f}  {rate:,.0f} tok/s  "
-                f"ETA {_duration(eta)}",
+                f"step {step}/{state.max_steps}  epoch {state.epoch or 0:.2f}  loss {float(logs['loss']):.4f}  "
+                f"{rate:,.0f} tok/s  ETA {_duration(eta)}",
                 flush=True,
             )
 
