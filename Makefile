@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export UV_PYTHON_PREFERENCE ?= only-system
 export DS_ACCELERATOR ?= cpu
-RUN := uv run --frozen
+UV := $(shell command -v uv 2>/dev/null || echo python3 -m uv)
+RUN := $(UV) run --frozen
 PYTEST := $(RUN) pytest
 
 .PHONY: help
@@ -12,8 +13,10 @@ help:  ## List the targets
 
 .PHONY: setup
 setup:  ## Install uv where it is missing, and the locked environment into .venv
-	@command -v uv >/dev/null || { echo "installing uv"; python3 -m pip install --quiet --user --break-system-packages uv 2>/dev/null || python3 -m pip install --quiet uv; }
-	@uv sync --frozen --quiet
+	@$(UV) --version >/dev/null 2>&1 || { echo "installing uv"; \
+	  python3 -m pip --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq python3-pip; }; \
+	  python3 -m pip install --quiet uv 2>/dev/null || python3 -m pip install --quiet --user --break-system-packages uv; }
+	@$(UV) sync --frozen --quiet
 
 .PHONY: demo
 demo: setup  ## From nothing to a verified adapter on a real cluster (KUBE_CONTEXT=… for a cluster of yours)
