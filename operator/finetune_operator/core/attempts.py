@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from finetune_operator.core.classify import End, EndKind
-from finetune_operator.core.conditions import Reason, truncated
+from finetune_operator.core.conditions import Reason, as_sentence, truncated
 from finetune_operator.core.draft import Draft
 from finetune_operator.core.model import ChildJob, Role
 from finetune_operator.core.outcomes import fail_run
@@ -70,7 +70,7 @@ def retry(draft: Draft, end: End) -> Draft:
         return fail_run(noted, Reason.RETRIES_EXHAUSTED, _exhausted(draft, end, account))
     delayed = _with_backoff(noted, account)
     number = draft.status.number
-    message = f"Attempt {number} of {_work(draft)} ended ({end.reason}): {end.message}"
+    message = f"Attempt {number} of {_work(draft)} ended ({end.reason}): {as_sentence(end.message)}"
     kind = "AttemptFailed" if account.is_counted else "AttemptStopped"
     next_message = f"{message} Attempt {number + 1} follows."
     return advance(delayed).summary(Reason.STARTING, next_message, "Pending").event(Event("Warning", kind, message))
@@ -118,7 +118,7 @@ def _exhausted(draft: Draft, end: End, account: _Account) -> str:
     retries = draft.snapshot.job.spec.retries
     return (
         f"{account.failures} failures with spec.retries {retries}; the last, in attempt {draft.status.number} of "
-        f"{_work(draft)}: {end.reason}: {end.message} When the cause is mended, start a new run with "
+        f"{_work(draft)}: {end.reason}: {as_sentence(end.message)} When the cause is mended, start a new run with "
         f'kubectl annotate ftj {draft.snapshot.job.name} --overwrite finetune.dev/restartedAt="$(date -Is)".'
     )
 

@@ -11,7 +11,7 @@ from enum import Enum
 
 from finetune_contract.exitcodes import ExitCode
 from finetune_contract.termination import TerminationRecord
-from finetune_operator.core.conditions import Reason
+from finetune_operator.core.conditions import Reason, as_sentence
 from finetune_operator.core.model import JobEnd, Pod, Role
 
 
@@ -113,7 +113,7 @@ def _of_record(record: TerminationRecord, pod: Pod) -> End:
     if code is ExitCode.STOPPED_AFTER_SAVE:
         return End(EndKind.UNCOUNTED, _disruption_reason(pod, Reason.STOPPED), record.message, record)
     if code is ExitCode.ACCELERATOR_OUT_OF_MEMORY:
-        message = f"{record.message} {_OUT_OF_MEMORY_CURE}"
+        message = f"{as_sentence(record.message)} {_OUT_OF_MEMORY_CURE}"
         return End(EndKind.FINAL, Reason.ACCELERATOR_OUT_OF_MEMORY, message, record)
     kind = EndKind.FINAL if code is not None and code.is_final else EndKind.COUNTED
     return End(kind, record.reason, record.message, record)
@@ -155,5 +155,5 @@ def _of_message(end: JobEnd) -> End:
         return End(EndKind.UNCOUNTED, Reason.DISRUPTED, end.message, is_certain=False)
     if match and int(match[1]) == ExitCode.STOPPED_AFTER_SAVE:
         return End(EndKind.UNCOUNTED, Reason.STOPPED, end.message, is_certain=False)
-    message = f"{end.reason}: {end.message} The pods are gone, and with them their account of it."
+    message = f"{as_sentence(f'{end.reason}: {end.message}')} The pods are gone, and with them their account of it."
     return End(EndKind.COUNTED, Reason.CRASHED, message, is_certain=False)

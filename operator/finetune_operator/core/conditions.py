@@ -110,6 +110,11 @@ def truncated(message: str, limit: int = MAX_MESSAGE) -> str:
     return message if len(message) <= limit else message[: limit - 1] + "…"
 
 
+def as_sentence(text: str) -> str:
+    """With its full stop: what others say is put between sentences of ours."""
+    return text if not text or text[-1] in ".!?…" else f"{text}."
+
+
 def find(conditions: Iterable[Condition], type_: str) -> Condition | None:
     return next((condition for condition in conditions if condition.type == type_), None)
 

@@ -5,7 +5,7 @@ child would use the number again.
 """
 
 from finetune_operator.core.attempts import current_child, current_name, is_written_down
-from finetune_operator.core.conditions import Reason
+from finetune_operator.core.conditions import Reason, as_sentence
 from finetune_operator.core.draft import Draft
 from finetune_operator.core.model import Role
 from finetune_operator.core.plan import Create, Trust
@@ -40,7 +40,7 @@ def wait_for_backoff(draft: Draft) -> Draft:
 
 def _former(draft: Draft) -> str:
     last = draft.status.history[0] if draft.status.history else {}
-    return f"The former attempt failed ({last.get('reason', 'unknown')}): {last.get('message', '')}"
+    return f"The former attempt failed ({last.get('reason', 'unknown')}): {as_sentence(last.get('message', ''))}"
 
 
 def wait_for_former_pods(draft: Draft) -> Draft:

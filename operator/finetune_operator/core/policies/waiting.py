@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_operator.core.attempts import current_child
-from finetune_operator.core.conditions import Condition, ConditionStatus, ConditionType, Reason
+from finetune_operator.core.conditions import Condition, ConditionStatus, ConditionType, Reason, as_sentence
 from finetune_operator.core.draft import Draft
 from finetune_operator.core.model import ChildJob, Pod, Role
 
@@ -76,7 +76,7 @@ def _told_by_pod(draft: Draft, pod: Pod) -> _Trouble | None:
         return _unschedulable(draft, pod)
     if pod.waiting is not None and pod.waiting.reason in _IMAGE_PULL:
         message = (
-            f"Pod {pod.name} cannot get its image ({pod.waiting.reason}): {pod.waiting.message} "
+            f"Pod {pod.name} cannot get its image ({pod.waiting.reason}): {as_sentence(pod.waiting.message)} "
             "Check the operator's trainer image and its pull secret."
         )
         return _Trouble(Reason.IMAGE_PULL_FAILED, message)
@@ -89,15 +89,15 @@ def _unschedulable(draft: Draft, pod: Pod) -> _Trouble:
     shortage = _shortage(draft) if draft.status.role is Role.TRAIN else None
     said = pod.conditions["PodScheduled"].get("message", "")
     if shortage is not None:
-        return _Trouble(shortage.reason, f"{shortage.message} The scheduler says: {said}")
+        return _Trouble(shortage.reason, f"{shortage.message} The scheduler says: {as_sentence(said)}")
     advice = "It waits until a node has room; lower spec.resources, or free or add nodes."
-    message = f"Pod {pod.name} finds no node: {said} {advice}"
+    message = f"Pod {pod.name} finds no node: {as_sentence(said)} {advice}"
     return _Trouble(Reason.UNSCHEDULABLE, message)
 
 
 def _not_starting(name: str, reason: str, said: str) -> _Trouble:
     message = (
-        f"Pod {name} does not start ({reason}): {said} It goes on by itself when that is mended; "
+        f"Pod {name} does not start ({reason}): {as_sentence(said)} It goes on by itself when that is mended; "
         "check the Secret and the claims that the spec names."
     )
     return _Trouble(Reason.POD_NOT_STARTING, message)
@@ -120,8 +120,9 @@ def _told_by_events(draft: Draft, job: ChildJob, pods: tuple[Pod, ...]) -> tuple
     if not warning.message:
         return draft, None
     if not pods:
-        said = f"Job {job.name} has no pods ({warning.reason}): {warning.message} Check the quota of the namespace."
-        return draft, _Trouble(Reason.NO_PODS, said)
+        said = f"Job {job.name} has no pods ({warning.reason}): {as_sentence(warning.message)}"
+        advice = "Check the quota of the namespace."
+        return draft, _Trouble(Reason.NO_PODS, f"{said} {advice}")
     return draft, _not_starting(name, warning.reason, warning.message)
 
 

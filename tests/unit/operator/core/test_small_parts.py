@@ -4,7 +4,7 @@ import pytest
 
 from finetune_contract.jobspec import World
 from finetune_contract.progress import ProgressRecord
-from finetune_operator.core.conditions import Condition, truncated, with_condition
+from finetune_operator.core.conditions import Condition, as_sentence, truncated, with_condition
 from finetune_operator.core.identity import defaults_of, run_hash
 from finetune_operator.core.memory import cures, predicted_bytes
 from finetune_operator.core.model import ChildJob, FineTuneJob, GpuClass, Node
@@ -48,6 +48,11 @@ def test_the_transition_time_moves_with_the_status_only() -> None:
 
 def test_a_short_message_is_left_alone() -> None:
     assert truncated("short") == "short"
+
+
+@pytest.mark.parametrize(("text", "want"), [("no room", "no room."), ("Done.", "Done."), ("why?", "why?"), ("", "")])
+def test_what_others_say_ends_with_a_stop(text: str, want: str) -> None:
+    assert as_sentence(text) == want
 
 
 # --- run identity --------------------------------------------------------------------------------------------
