@@ -8,6 +8,7 @@ import random
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -140,15 +141,12 @@ class _Environment:
 class _ForEver:
     """Pauses between the tries of a request of kopf's: an operator outlives its API server.
 
-    Re-iterable: each request starts a count of its own.
+    Re-iterable: each request starts a count of its own, soon at first, then every half a minute at most.
     """
 
     def __iter__(self) -> Iterator[float]:
-        first = True
-        while True:
-            # The first try follows soon: most failures are a connection that was closed under us.
-            yield random.uniform(0.1, 1) if first else random.uniform(1, 30)  # noqa: S311 - jitter
-            first = False
+        for longest in chain((1, 2, 4, 8, 16), repeat(30)):
+            yield random.uniform(0.2, longest)  # noqa: S311 - jitter
 
 
 def configure_kopf(kopf_settings: kopf.OperatorSettings) -> None:

@@ -109,16 +109,16 @@ def test_missing_labels_are_named_and_a_label_that_comes_is_taken_up(
     scarce = hand.add_class("scarce", name=f"{hand.name}-scarce", resourceName="nvidia.com/gpu", memory="79Gi")
     started = time.monotonic()
     hand.apply("picky", resources__gpuClass=scarce)
-    job = hand.wait_reason("picky", "NoMatchingNodes")
+    job = hand.wait_reason("picky", "NoMatchingNodes", "Planned")
     figure("apply to missing labels named, s", round(time.monotonic() - started, 2))
-    message = condition(job, "Succeeded")["message"]
+    message = condition(job, "Planned")["message"]
     assert f"{NODE_LABEL} In [scarce]" in message, message
     node = hand.add_node("late", labels={})
     hand.api.patch(NODES, None, node, {"status": {"allocatable": {"nvidia.com/gpu": "8"}}}, subresource="status")
     hand.api.patch(NODES, None, node, {"metadata": {"labels": {NODE_LABEL: "scarce"}}})
-    hand.wait("picky", "matched", lambda job: condition(job, "Succeeded")["reason"] != "NoMatchingNodes")
+    hand.wait("picky", "matched", lambda job: condition(job, "Planned")["status"] == "True")
     status = wait_for(
-        "counted", lambda: hand.api.get(GPUCLASSES, None, scarce)["status"].get("nodes"), explain=hand.log
+        "counted", lambda: hand.api.get(GPUCLASSES, None, scarce).get("status", {}).get("nodes"), explain=hand.log
     )
     assert status == 1
     assert hand.api.get(GPUCLASSES, None, scarce)["status"]["devices"] == 8
