@@ -24,7 +24,7 @@ _REASONS_LIMIT = 64
 _PREFIX = "finetune_operator"
 
 
-disable_created_metrics()  # a second series for each counter, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody asks for
 
 
 class Metrics:

@@ -36,7 +36,7 @@ def test_a_kill_in_each_phase_changes_nothing(own: Own) -> None:
     job = hand.wait_finished("kill")
 
     assert (job["status"]["run"], job["status"]["attempt"], job["status"]["prepareAttempt"]) == (1, 1, 1)
-    assert [entry["reason"] for entry in job["status"]["history"]] == ["Succeeded", "Prepared"]
+    assert [entry["role"] for entry in job["status"]["history"]] == ["train", "prepare"]
     operator.restart()
     assert hand.get("kill")["status"] == job["status"]
 
