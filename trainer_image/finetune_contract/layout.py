@@ -1,8 +1,8 @@
 """Where things lie below `output.uri` (design: S3 is the only hand-over between pods).
 
 <output.uri>/.finetune/prepared/<digest>/             rows of a preparation, by content
-<output.uri>/.finetune/runs/<uid>-r<N>/checkpoints/step-00000042/
-<output.uri>/.finetune/runs/<uid>-r<N>/epochs/00000001
+<output.uri>/.finetune/runs/<uid>-r<N>/checkpoints/step-00000042.e00000003/   step, and who wrote it
+<output.uri>/.finetune/runs/<uid>-r<N>/epochs/00000001                           one for each start
 <output.uri>/<name>-r<N>-<uid8>/                      the result of a run
 <output.uri>/latest.json                              which result is the newest
 """

@@ -43,12 +43,12 @@ ENV_MASTER_ADDR = "MASTER_ADDR"
 
 
 def attempt_name(job: str, run: int, attempt: int) -> str:
-    """Name of the Job and the ConfigMap of a training attempt."""
+    """Name of the Job of a training attempt."""
     return f"{job}-r{run}-a{attempt}"
 
 
 def prepare_name(job: str, run: int, attempt: int) -> str:
-    """Name of the Job and the ConfigMap of a preparation."""
+    """Name of the Job of a preparation."""
     return f"{job}-r{run}-p{attempt}"
 
 
