@@ -15,7 +15,7 @@ from tests.api.operatorprocess import OperatorProcess, trouble
 from tests.conftest import fresh_namespace, write_kubeconfig
 from tests.localcluster.cluster import Cluster
 
-_INSTALLED = ("get", "deployments", "--all-namespaces", "-l", "app.kubernetes.io/name=finetune-operator", "-o", "name")
+_INSTALLED = ("deployments", "--all-namespaces", "-l", "app.kubernetes.io/name=finetune-operator")
 
 
 @pytest.fixture(scope="session")
@@ -25,11 +25,26 @@ def kubeconfig(control_plane: Cluster, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def api(control_plane: Cluster, kubeconfig: Path) -> Iterator[ApiServer]:
-    if control_plane.kubectl(*_INSTALLED).strip():
-        pytest.skip("an operator is installed on this cluster: two would work on the same jobs")
-    api = ApiServer(kubeconfig)
-    yield api
-    api.close()
+    with installed_operator_paused(control_plane):
+        api = ApiServer(kubeconfig)
+        yield api
+        api.close()
+
+
+@contextmanager
+def installed_operator_paused(control_plane: Cluster) -> Iterator[None]:
+    """An operator that end-to-end tests left installed would work on the same jobs."""
+    kubectl = control_plane.kubectl
+    found = {
+        (item["metadata"]["namespace"], item["metadata"]["name"]): item["spec"]["replicas"]
+        for item in kubectl.get(*_INSTALLED)["items"]
+    }
+    for namespace, name in found:
+        kubectl("-n", namespace, "scale", "deployment", name, "--replicas=0")
+        kubectl("-n", namespace, "wait", "pods", "-l", _INSTALLED[-1], "--for=delete", "--timeout=60s", timeout=70)
+    yield
+    for (namespace, name), replicas in found.items():
+        kubectl("-n", namespace, "scale", "deployment", name, f"--replicas={replicas}")
 
 
 @contextmanager

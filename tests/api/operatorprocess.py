@@ -42,7 +42,7 @@ class OperatorProcess:
             **os.environ,
             "PYTHONPATH": f"{ROOT}/operator:{ROOT}/trainer_image",
             "PYTHONUNBUFFERED": "1",
-            "PYTHONWARNINGS": "default",
+            "PYTHONWARNINGS": "default,ignore::ResourceWarning",  # sockets cut off at the end
             "KUBECONFIG": str(kubeconfig),
             "FINETUNE_TRAINER_IMAGE": TRAINER_IMAGE,
             "FINETUNE_WATCH_NAMESPACES": ",".join(namespaces),
