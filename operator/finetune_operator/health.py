@@ -67,5 +67,5 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The one in use, where 0 was asked for."""
-        return int(self._runner.addresses[0][1])
+        """The one in use, where 0 was asked for: of IPv4, since IPv6 then has one of its own."""
+        return next(int(address[1]) for address in self._runner.addresses if len(address) == 2)
