@@ -45,7 +45,7 @@ class Prometheus:
             "source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "metrics|http", "action": "keep",
         }  # fmt: skip
         config = {
-            "global": {"scrape_interval": "1s"},
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
             "scrape_configs": [{"job_name": "pods", "kubernetes_sd_configs": [pods], "relabel_configs": [keep]}],
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -64,6 +64,14 @@ class Prometheus:
         self._process.wait(timeout=20)
         self._log.close()
 
+    def is_ready(self) -> bool:
+        assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
+        try:
+            with urllib.request.urlopen(f"{self.url}/-/ready") as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
     def query(self, expression: str) -> list[dict[str, Any]]:
         try:
             with urllib.request.urlopen(
@@ -78,6 +86,7 @@ class Prometheus:
 def prometheus(platform, jobs: Jobs, tmp_path: Path) -> Iterator[Prometheus]:
     packages.ensure({"prometheus": "prometheus"})
     with Prometheus(tmp_path, platform.cluster.kubeconfig, ["finetune-system", jobs.namespace]) as server:
+        until("Prometheus is ready", server.is_ready)
         yield server
 
 

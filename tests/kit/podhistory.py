@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -55,18 +56,21 @@ class PodHistory:
             self._process = subprocess.Popen(
                 self._argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1
             )
-            assert self._process.stdout is not None
-            decoder, buffer = json.JSONDecoder(), ""
-            for text in self._process.stdout:
-                buffer += text
-                try:
-                    event, end = decoder.raw_decode(buffer.lstrip())
-                except ValueError:
-                    continue
-                buffer = buffer.lstrip()[end:]
-                self._note(event)
-            self._process.wait()
+            with self._process as process:  # waits for its end, and closes the pipe
+                assert process.stdout is not None
+                self._read(process.stdout)
             time.sleep(0.2)
+
+    def _read(self, lines: Iterable[str]) -> None:
+        decoder, buffer = json.JSONDecoder(), ""
+        for text in lines:
+            buffer = (buffer + text).lstrip()
+            try:
+                event, end = decoder.raw_decode(buffer)
+            except ValueError:
+                continue
+            buffer = buffer[end:]
+            self._note(event)
 
     def _note(self, event: dict[str, Any]) -> None:
         pod = event["object"]
