@@ -56,6 +56,8 @@ class Metrics:
         self._reconcile_errors = Counter(
             f"{_PREFIX}_reconcile_errors", "Reconciles that failed and are retried.", ["kind"], registry=registry
         )
+        for kind in ("Conflict", "Retryable"):  # from the start at 0: a rate has no first increase otherwise
+            self._reconcile_errors.labels(kind)
         self._queue_latency = Histogram(
             f"{_PREFIX}_workqueue_latency_seconds",
             "Time that a key waited for a worker.",
