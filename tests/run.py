@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 LOGS = ROOT / "build" / "logs"
 PYTEST = [sys.executable, "-m", "pytest", "-q"]
 WITHOUT_CLUSTER = ["tests/unit", "tests/crash", "tests/contract", "tests/chart", "tests/trainer", "tests/localcluster"]
-ON_CLUSTER = ["tests/api", "tests/contract", "tests/localcluster", "tests/e2e"]
+ON_API_SERVER = ["tests/api", "tests/contract"]  # a process of its own: its nodes that are none end with it
+ON_CLUSTER = ["tests/localcluster", "tests/e2e"]
 LAST = ["tests/localcluster/test_down.py"]
 
 
@@ -32,6 +33,7 @@ def main() -> int:
         if builder.wait() != 0:
             print(log.read_text()[-6000:], f"the cluster did not start; the whole log: {log}", sep="\n")
             return 1
+    failed |= not run("on the API server", [*existing(ON_API_SERVER), "-m", "cluster and not nightly"])
     failed |= not run("on the cluster", [*existing(ON_CLUSTER), "-m", "cluster and not nightly"])
     failed |= not run("cluster down", existing(LAST))
     return int(failed)
