@@ -15,7 +15,7 @@ from tests.demo.verifier import verify_in_pod
 from tests.demo.watch import Watch
 from tests.kit import assets, namespaces
 from tests.kit.chart import NAMESPACE as SYSTEM
-from tests.kit.chart import Chart, image_values
+from tests.kit.chart import Chart, image_values, prepare_cluster
 from tests.kit.jobs import Jobs, Object, condition, load_example
 from tests.localcluster import connect
 from tests.localcluster.cluster import choose
@@ -41,8 +41,7 @@ def main() -> int:
         images = {name: cluster.image(name) for name in ("operator", "trainer")}
     with stage(console, f"chart: helm upgrade --install in {SYSTEM}"):
         values = {**image_values(**images), "progressIntervalSeconds": PROGRESS_INTERVAL_SECONDS}
-        cluster.kubectl.apply(namespaces.restricted(SYSTEM))
-        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "crds/")
+        prepare_cluster(cluster.kubectl)
         Chart(cluster.helm, cluster.kubeconfig, cluster.context).install(values)
     with stage(console, "data: SmolLM2-135M-Instruct and the FAQ rows uploaded to S3"):
         assets.upload_demo(cluster.s3)

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.kit import namespaces
 from tests.localcluster.commands import output_of
+from tests.localcluster.kubectl import Kubectl
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "finetune-operator"
@@ -36,6 +38,12 @@ class Chart:
 
     def uninstall(self) -> str:
         return output_of(*self._argv, "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", timeout=120)
+
+
+def prepare_cluster(kubectl: Kubectl) -> None:
+    """What comes before the chart: its namespace, enforcing `restricted`, and the CRDs, which Helm never upgrades."""
+    kubectl.apply(namespaces.restricted(NAMESPACE))
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
 
 
 def image_values(operator: str, trainer: str) -> dict[str, Any]:

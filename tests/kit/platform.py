@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tests.kit import assets, namespaces
-from tests.kit.chart import DEPLOYMENT, Chart, image_values
+from tests.kit import assets
+from tests.kit.chart import DEPLOYMENT, Chart, image_values, prepare_cluster
 from tests.kit.chart import NAMESPACE as SYSTEM
 from tests.kit.jobs import Object
 from tests.kit.specs import TINY_MODEL, TINY_ROWS, tiny_job
@@ -48,8 +48,7 @@ class Platform:
         return self.cluster.nodes[1]
 
     def install(self) -> None:
-        self.kubectl.apply(namespaces.restricted(SYSTEM))
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "crds/")
+        prepare_cluster(self.kubectl)
         self.chart.install(self.values)
 
     def upload_tiny(self, model: Any) -> None:
