@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_contract.jobspec import JobFile, Lora
+from finetune_trainer.model import decoder_layers
 from finetune_trainer.settings import Settings
 
 
@@ -40,6 +41,8 @@ def _with_adapters(model: Any, lora: Lora, job: JobFile, settings: Settings) -> 
     """
     import peft
 
+    from finetune_trainer.lora import fuse
+
     if settings.gradient_checkpointing:
         model.enable_input_require_grads()
     targets: str | list[str] = "all-linear" if lora.targets == ("all-linear",) else list(lora.targets)
@@ -56,6 +59,9 @@ def _with_adapters(model: Any, lora: Lora, job: JobFile, settings: Settings) -> 
     # (it never is), and a resumed run gets its bf16 adapters back as fp32.
     adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
     adapted.load_adapter = functools.partial(adapted.load_adapter, autocast_adapter_dtype=False)
+    # Autocast does not reach into a fused layer, and ZeRO-3 gathers a layer's weights around its own forward pass.
+    if not settings.autocasts and settings.zero_stage != 3:
+        fuse(adapted)
     return adapted
 
 
@@ -72,7 +78,7 @@ def _adapters_to(model: Any, settings: Settings) -> None:
 def _freeze_all_but(model: Any, layers: int) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    for layer in model.get_decoder().layers[-layers:]:
+    for layer in decoder_layers(model)[-layers:]:
         for parameter in layer.parameters():
             parameter.requires_grad_(True)
 

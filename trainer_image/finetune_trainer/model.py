@@ -63,6 +63,27 @@ def load_model(
     return model
 
 
+def decoder_layers(model: Any) -> list[Any]:
+    """The layers of the decoder, first to last, by whatever name the model keeps them."""
+    from torch.nn import ModuleList
+
+    lists = [list(child) for child in model.get_decoder().children() if isinstance(child, ModuleList)]
+    return max(lists, key=len, default=[])
+
+
+def compile_layers(model: Any) -> None:
+    """torch.compile of the decoder layer by layer: all have the same code, so one of them is compiled, in half a
+    minute; the decoder as a whole takes many. Shapes are dynamic, as each batch has its own width.
+
+    Where the first layer's input needs no gradient (frozen embeddings) it would be compiled for itself, for little
+    gain: it stays as it is.
+    """
+    layers = decoder_layers(model)
+    trains_embeddings = any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters())
+    for layer in layers if trains_embeddings else layers[1:]:
+        layer.compile(dynamic=True)
+
+
 def _dtype(settings: Settings) -> Any:
     import torch
 

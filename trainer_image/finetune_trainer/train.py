@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -196,8 +197,10 @@ class _Training:
             before.value = asdict(score)
             self.say(f"held-out loss before training: {score.loss:.4f} (perplexity {score.perplexity:.1f})")
         if self.settings.compile:
-            self.say("compiling the decoder; the first steps take a minute or more")
-            trainer.model.get_decoder().compile(dynamic=True)
+            from finetune_trainer.model import compile_layers
+
+            self.say("compiling a layer of the decoder: the first step takes half a minute or more")
+            compile_layers(trainer.model)
         self.began = time.monotonic()
         self.hooks.stage("training")
 
@@ -331,8 +334,11 @@ def _rank_zero_says(process: Process) -> Callable[[str], None]:
 def _tame_libraries(job: JobFile) -> None:
     """Environment and loggers of the libraries, before any of them is imported."""
     source.use_hub_only_for(job.spec.model.source)
+    # peft asks for it by its old name at each start.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for each cast of each layer of each step
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # a bar is no line of a log
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if job.world.gpus_per_node == 0 or job.world.allow_cpu_for_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from finetune_trainer import loss as loss_
 from finetune_trainer.loss import IGNORED, LabelledLoss
 
 
@@ -55,3 +56,21 @@ def test_nothing_labelled_is_zero_with_a_gradient_of_zero(tiny_model: Path, batc
     loss.backward()
     assert loss.item() == 0
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
+
+
+def test_bf16_logits_lose_nothing_but_their_own_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks of two rows: five rows are three chunks, the last of them shorter."""
+    monkeypatch.setitem(loss_._CHUNK_BYTES, "cpu", 2 * 4 * 400)
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(5, 400, generator=generator).mul(4).bfloat16().requires_grad_()
+    reference = logits.detach().float().requires_grad_()
+    labels = torch.randint(0, 400, (5,), generator=generator)
+
+    got = loss_._CrossEntropySum.apply(logits, labels) / 5
+    want = torch.nn.functional.cross_entropy(reference, labels)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=0)
+    got.backward()
+    want.backward()
+    assert logits.grad is not None
+    assert reference.grad is not None
+    torch.testing.assert_close(logits.grad, reference.grad.bfloat16(), rtol=2**-7, atol=1e-8)

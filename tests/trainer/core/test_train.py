@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from finetune_trainer.errors import AcceleratorOutOfMemory, ConfigurationError, Diverged
@@ -62,6 +63,16 @@ def test_losses_are_what_they_were(checkpointing: bool, bench: Bench) -> None:
 _LORA_LOSSES = [5.999381, 5.994052, 5.900434, 5.952568, 5.882489, 5.829074]
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler looks at everything, deprecated or not
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_compiled_layers_give_the_same_losses(checkpointing: bool, bench: Bench) -> None:
+    counters.clear()
+    training = {"compile": True, "gradientCheckpointing": checkpointing}
+    result = bench.train(bench.job({"method": LORA, "training": training}))
+    assert losses(result) == pytest.approx(_LORA_LOSSES, rel=1e-5)
+    assert counters["stats"]["unique_graphs"] >= 1
+
+
 @pytest.mark.parametrize(("batch", "accumulation"), [(4, 2), (1, 8)])
 def test_batch_and_accumulation_are_one_thing(batch: int, accumulation: int, bench: Bench) -> None:
     training = {"perDeviceBatchSize": batch, "gradientAccumulationSteps": accumulation, "maxSteps": 2, "warmupRatio": 0}
@@ -90,7 +101,7 @@ def test_an_adapter_loads_elsewhere_and_is_what_was_scored(bench: Bench) -> None
 def test_a_full_model_loads_elsewhere_and_is_what_was_scored(bench: Bench) -> None:
     job = bench.job({"method": FULL, "dataset": {"splitFraction": 0.2}, "training": {"epochs": 4, "precision": "bf16"}})
     result = bench.train(job)
-    model = AutoModelForCausalLM.from_pretrained(result.directory, dtype="auto").eval()
+    model = AutoModelForCausalLM.from_pretrained(result.directory, dtype="auto", attn_implementation="eager").eval()
     assert model.dtype is torch.bfloat16
     assert _held_out_loss(bench, job, model) == pytest.approx(_evaluation(result).loss_after, rel=1e-5)
 
