@@ -62,13 +62,13 @@ def _sections(spec: Schema, path: str) -> Iterator[str]:
 
 
 def _is_block(schema: Schema) -> bool:
-    return schema["type"] == "object"
+    return schema.get("type") == "object"
 
 
 def _flat(schema: Schema, prefix: str) -> Iterator[tuple[str, Schema, bool]]:
     """Every field below an object, by its dotted path; `[]` stands for an item of a list."""
     for name, child, required in _rows(schema, schema.get("properties", {}), prefix):
-        inner, suffix = (child["items"], "[]") if child["type"] == "array" else (child, "")
+        inner, suffix = (child["items"], "[]") if child.get("type") == "array" else (child, "")
         if inner.get("properties"):
             if child.get("description"):
                 yield name, child, required
@@ -106,6 +106,8 @@ def _code(value: Any) -> str:
 def _type(schema: Schema) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("x-kubernetes-int-or-string"):
+        return "integer or string"
     if schema["type"] == "array":
         return f"list of {schema['items']['type']}s"
     return str(schema["type"]) + _range(schema)

@@ -18,7 +18,6 @@ import yaml
 
 from finetune_operator import __version__, cache, gpuclass, handlers, health, kube
 from finetune_operator.core.identity import defaults_of
-from finetune_operator.core.options import Options
 from finetune_operator.events import KubeEvents
 from finetune_operator.feed import CLASSES, Feed, phase_counts
 from finetune_operator.leader import Election
@@ -127,7 +126,7 @@ class Operator:
             on_change=self._queue.add,
         )
         self._reconciler = Reconciler(
-            api, self._cache, self._progress, self._events, clock, _options(settings), _defaults(settings)
+            api, self._cache, self._progress, self._events, clock, settings.options, _defaults(settings)
         )
         self._election = Election(
             api,
@@ -258,16 +257,6 @@ class Operator:
             self._feed.announce(resource, obj)
         self._feed.wake_unfinished()
         logger.debug("listed: %d objects were new, changed or gone", len(missed))
-
-
-def _options(settings: Settings) -> Options:
-    return Options(
-        trainer_image=settings.trainer_image,
-        image_pull_policy=settings.trainer_image_pull_policy,
-        termination_grace_seconds=settings.termination_grace_seconds,
-        progress_interval_seconds=settings.progress_interval_seconds,
-        allow_cpu_for_gpu=settings.allow_cpu_for_gpu,
-    )
 
 
 def _defaults(settings: Settings) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Literal, TypeVar, get_args
 import kopf
 
 from finetune_contract.names import LABEL_MANAGED_BY, MANAGED_BY
+from finetune_operator.core.options import Options
 
 T = TypeVar("T")
 
@@ -46,10 +47,23 @@ class Settings:
     http_port: int = 8080
     log_level: LogLevel = "INFO"
     log_format: LogFormat = "text"
-    termination_grace_seconds: int = 120
+    termination_grace_seconds: int = 300
+    image_pull_secrets: tuple[str, ...] = ()
     crds_dir: Path = _DEFAULT_CRDS_DIR
     pod_name: str = "local"
     pod_namespace: str = "default"
+
+    @property
+    def options(self) -> Options:
+        """What of this is about every job: the core sees no more."""
+        return Options(
+            trainer_image=self.trainer_image,
+            image_pull_policy=self.trainer_image_pull_policy,
+            image_pull_secrets=self.image_pull_secrets,
+            termination_grace_seconds=self.termination_grace_seconds,
+            progress_interval_seconds=self.progress_interval_seconds,
+            allow_cpu_for_gpu=self.allow_cpu_for_gpu,
+        )
 
 
 VARIABLES: Mapping[str, str] = {
@@ -62,7 +76,8 @@ VARIABLES: Mapping[str, str] = {
     "FINETUNE_HTTP_PORT": "of /healthz, /readyz and /metrics; default 8080",
     "FINETUNE_LOG_LEVEL": "DEBUG, INFO (default), WARNING or ERROR",
     "FINETUNE_LOG_FORMAT": "text (default) or json",
-    "FINETUNE_TERMINATION_GRACE_SECONDS": "for a training pod to save after SIGTERM; default 120",
+    "FINETUNE_TERMINATION_GRACE_SECONDS": "for a training pod to save after SIGTERM; default 300",
+    "FINETUNE_IMAGE_PULL_SECRETS": "comma-separated Secrets in the job's namespace, for the trainer image",
     "FINETUNE_CRDS_DIR": "folder with the CRD manifests, whose defaults decide what is a new run",
     "POD_NAME": "identity of this replica; the chart takes it from the pod",
     "POD_NAMESPACE": "namespace of the Lease; the chart takes it from the pod",
@@ -82,7 +97,8 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         http_port=int(env.number("FINETUNE_HTTP_PORT", 8080, lowest=0, highest=65535)),
         log_level=env.choice("FINETUNE_LOG_LEVEL", "INFO", LogLevel),
         log_format=env.choice("FINETUNE_LOG_FORMAT", "text", LogFormat),
-        termination_grace_seconds=int(env.number("FINETUNE_TERMINATION_GRACE_SECONDS", 120, lowest=1)),
+        termination_grace_seconds=int(env.number("FINETUNE_TERMINATION_GRACE_SECONDS", 300, lowest=1)),
+        image_pull_secrets=env.words("FINETUNE_IMAGE_PULL_SECRETS"),
         crds_dir=env.folder("FINETUNE_CRDS_DIR", _DEFAULT_CRDS_DIR),
         pod_name=env.text("POD_NAME") or socket.gethostname(),
         pod_namespace=env.text("POD_NAMESPACE") or "default",

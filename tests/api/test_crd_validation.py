@@ -201,10 +201,12 @@ RULES = [
         "resources.cpu and resources.memory must be quantities above 0",
         accepted={
             "whole and binary": {"spec.resources.cpu": "8", "spec.resources.memory": "32Gi"},
+            "a number without quotes": {"spec.resources.cpu": 8},
             "milli and decimal": {"spec.resources.cpu": "200m", "spec.resources.memory": "3G"},
         },
         refused={
             "no CPU": {"spec.resources.cpu": "0"},
+            "no CPU, as a number": {"spec.resources.cpu": 0},
             "no memory": {"spec.resources.memory": "0"},
             "negative": {"spec.resources.cpu": "-1"},
             "a word": {"spec.resources.cpu": "lots"},

@@ -174,6 +174,11 @@ def test_an_image_is_named_by_tag_or_digest(render, image: dict[str, str], refer
     assert environment_of(render({"trainerImage": image}))["FINETUNE_TRAINER_IMAGE"] == reference
 
 
+def test_training_pods_have_pull_secrets_of_their_own(render) -> None:
+    environment = environment_of(render({"training": {"imagePullSecrets": ["one", "two"]}}))
+    assert environment["FINETUNE_IMAGE_PULL_SECRETS"] == "one,two"
+
+
 def test_one_replica_is_replaced_before_the_next_starts_and_takes_no_lease(render) -> None:
     rendered = render()
     assert rendered.one("Deployment")["spec"]["strategy"] == {"type": "Recreate"}

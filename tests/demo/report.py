@@ -29,7 +29,7 @@ def show(console: Console, job: Object, verified: dict[str, Any], namespace: str
     console.print(Panel(facts, title=f"FineTuneJob {job['metadata']['name']}, run {status['run']}", title_align="left"))
     for answer in verified.get("answers", []):
         console.print(_answer(answer))
-    console.print(_next_commands(job["metadata"]["name"], namespace), highlight=False)
+    console.print(_next_commands(job["metadata"]["name"], namespace), highlight=False, soft_wrap=True)
 
 
 def _answer(answer: dict[str, Any]) -> Table:

@@ -24,6 +24,9 @@ def _number_from_yaml_1_1(value: object) -> object:
 
 Number = Annotated[float, BeforeValidator(_number_from_yaml_1_1)]
 
+Quantity = Annotated[str, BeforeValidator(str)]
+"""Of Kubernetes: `8` or `"500m"`."""
+
 
 class Model(_Part):
     source: str
@@ -110,7 +113,7 @@ class Resources(_Part):
     gpus_per_node: int | None = None
     nodes: int
     processes_per_node: int | None = None
-    cpu: str
+    cpu: Quantity
     memory: str
 
 

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     NO_PODS = "NoPods"
     CHILD_REFUSED = "ChildRefused"
     CONFLICT = "Conflict"
+    UNREADABLE_SPEC = "UnreadableSpec"
     BACKING_OFF = "BackingOff"
     WAITING_FOR_PODS = "WaitingForPods"
     # final

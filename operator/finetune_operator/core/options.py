@@ -9,7 +9,7 @@ class Options:
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     """Names of Secrets in the job's namespace."""
-    termination_grace_seconds: int = 120
+    termination_grace_seconds: int = 300
     """For the last step, the save and the upload after SIGTERM."""
     progress_interval_seconds: float = 30.0
     """Progress goes into status at most this often."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import kopf
 import pytest
 
 from finetune_operator import __version__
+from finetune_operator.core.options import Options
 from finetune_operator.settings import VARIABLES, Settings, SettingsError, configure_kopf, read_settings
 
 ROOT = Path(__file__).parents[3]
@@ -37,6 +39,7 @@ def test_every_variable_is_taken_up(tmp_path: Path) -> None:
             "FINETUNE_LOG_LEVEL": "debug",
             "FINETUNE_LOG_FORMAT": "json",
             "FINETUNE_TERMINATION_GRACE_SECONDS": "7",
+            "FINETUNE_IMAGE_PULL_SECRETS": "registry",
             "FINETUNE_CRDS_DIR": str(tmp_path),
             "POD_NAME": "pod",
             "POD_NAMESPACE": "system",
@@ -53,9 +56,29 @@ def test_every_variable_is_taken_up(tmp_path: Path) -> None:
         log_level="DEBUG",
         log_format="json",
         termination_grace_seconds=7,
+        image_pull_secrets=("registry",),
         crds_dir=tmp_path,
         pod_name="pod",
         pod_namespace="system",
+    )
+
+
+def test_the_core_is_told_what_is_about_every_job() -> None:
+    settings = replace(
+        read_settings(IMAGE),
+        trainer_image_pull_policy="Never",
+        image_pull_secrets=("registry",),
+        termination_grace_seconds=7,
+        progress_interval_seconds=2.5,
+        allow_cpu_for_gpu=True,
+    )
+    assert settings.options == Options(
+        trainer_image="registry/trainer:1",
+        image_pull_policy="Never",
+        image_pull_secrets=("registry",),
+        termination_grace_seconds=7,
+        progress_interval_seconds=2.5,
+        allow_cpu_for_gpu=True,
     )
 
 

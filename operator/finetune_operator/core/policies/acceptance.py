@@ -10,6 +10,8 @@ from finetune_operator.core.draft import Draft
 from finetune_operator.core.outcomes import fail_run
 from finetune_operator.core.render.pod import claims
 
+_CURE = "roll the operator back, or correct the spec, which starts a new run."
+_UNREADABLE_SECONDS = 300.0
 _OBJECT_NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
 
 
@@ -17,8 +19,17 @@ def check_spec(draft: Draft) -> Draft:
     fault = _fault(draft)
     if fault is None:
         return draft.condition(ConditionType.ACCEPTED, ConditionStatus.TRUE, Reason.ACCEPTED, "The spec is valid.")
+    if _was_accepted(draft):
+        message = f"{fault}. Another version of the operator accepted this run, which is left as it is: {_CURE}"
+        return draft.stall(Reason.UNREADABLE_SPEC, message).again(_UNREADABLE_SECONDS).settle()
     refused = draft.condition(ConditionType.ACCEPTED, ConditionStatus.FALSE, Reason.INVALID_SPEC, fault)
     return fail_run(refused, Reason.INVALID_SPEC, fault)
+
+
+def _was_accepted(draft: Draft) -> bool:
+    """By an operator that was newer or older: a roll-out must not end the runs that it finds."""
+    accepted = draft.status.condition(ConditionType.ACCEPTED)
+    return accepted is not None and accepted.status == ConditionStatus.TRUE
 
 
 def _fault(draft: Draft) -> str | None:

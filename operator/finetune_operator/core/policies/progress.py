@@ -54,7 +54,7 @@ def progress_block(record: ProgressRecord) -> dict[str, Any]:
         "loss": "" if record.loss is None else f"{record.loss:.4f}",
         "tokensPerSecond": "" if record.tokens_per_second is None else f"{record.tokens_per_second:.1f}",
     }
-    if record.eta_seconds is not None:
+    if record.eta_seconds:  # 0 at the end, when evaluation and upload are still to come
         block |= {"etaSeconds": record.eta_seconds, "eta": _duration(record.eta_seconds)}
     return {name: value for name, value in block.items() if value != ""}
 

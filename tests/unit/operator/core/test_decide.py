@@ -126,6 +126,16 @@ SPEC = [
         want_events=("Failed",),
     ),
     Row(
+        "a spec that another operator accepted stalls the run and does not end it",
+        make_snapshot(make_job().having("training.unheardOf", 1)).training(
+            conditions=[{"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}]
+        ),
+        want_reason="UnreadableSpec",
+        want_phase="Training",
+        want_message="roll the operator back",
+        want_requeue=300,
+    ),
+    Row(
         "a Secret that cannot exist is refused",
         make_snapshot(make_job().having("storage.secretName", "Not_A_Name")),
         want_status="False",
