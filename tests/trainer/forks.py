@@ -31,9 +31,9 @@ def _import_all() -> None:
 
 
 def main() -> None:
-    from finetune_trainer.source import use_hub_only_for
+    from finetune_trainer import libraries
 
-    use_hub_only_for("file://")
+    libraries.set_up("file://")
     _import_all()
     import torch
 

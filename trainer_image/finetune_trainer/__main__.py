@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from finetune_contract import names
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import TerminationRecord
-from finetune_trainer import outcome
+from finetune_trainer import libraries, outcome
 from finetune_trainer.errors import ConfigurationError, StoppedAfterSave, TrainerError
 
 app = typer.Typer(
@@ -44,11 +44,12 @@ def prepare(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path
     """
 
     def work() -> TerminationRecord:
+        _end_on_sigterm("nothing was begun that another preparation does not do again")
+        parsed = _read_job(job)
+        libraries.set_up(parsed.spec.model.source)
         from finetune_trainer import prepare as preparation
         from finetune_trainer.storage import Storage
 
-        _end_on_sigterm("nothing was begun that another preparation does not do again")
-        parsed = _read_job(job)
         storage = Storage.from_job(parsed)
         storage.probe(parsed.spec.output.uri)
         prepared = preparation.run(parsed, storage, scratch, _say)
@@ -89,9 +90,7 @@ def rank(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(na
     def work() -> TerminationRecord:
         _end_on_sigterm("it had not begun")  # until the rank's own handler is there: importing torch takes seconds
         parsed = _read_job(job)
-        from finetune_trainer.source import use_hub_only_for
-
-        use_hub_only_for(parsed.spec.model.source)
+        libraries.set_up_training(parsed)
         from finetune_trainer.preempt import StopRequest
         from finetune_trainer.start import Start
 

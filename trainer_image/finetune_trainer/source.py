@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,15 +107,6 @@ def needs_remote_code(config: dict[str, Any]) -> bool:
     from transformers import CONFIG_MAPPING
 
     return bool(config.get("auto_map")) and config.get("model_type") not in CONFIG_MAPPING
-
-
-def use_hub_only_for(source: str) -> None:
-    """Keeps every library off the network unless the model comes from the hub. Call before transformers is imported."""
-    if not source.startswith("hf://"):
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ["TRANSFORMERS_OFFLINE"] = "1"
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _from_hub(model: Model, into: Path, patterns: list[str]) -> Path:

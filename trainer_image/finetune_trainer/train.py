@@ -5,12 +5,9 @@ Runs on every rank alike; what is written, rank 0 writes. Knows nothing of S3 la
 
 import importlib.metadata
 import json
-import logging
-import os
 import resource
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +16,7 @@ from typing import Any, Literal
 
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import EvaluationResult, SampleAnswer
-from finetune_trainer import manifests, source
+from finetune_trainer import libraries, manifests, source
 from finetune_trainer import settings as settings_
 from finetune_trainer.card import samples_of, write_card
 from finetune_trainer.device import Device, Process, detect
@@ -62,7 +59,7 @@ def run(job: JobFile, storage: Storage, scratch: Path, hooks: Hooks) -> TrainRes
     """
     process = Process.from_environment()
     say = _rank_zero_says(process)
-    _tame_libraries(job)
+    libraries.set_up_training(job)
     hooks.stage("loading")
     device = detect(job.world, process)
     prepared = _fetch_prepared(job, storage, scratch)
@@ -329,27 +326,6 @@ def _peak_memory(device: Device) -> int:
 
 def _rank_zero_says(process: Process) -> Callable[[str], None]:
     return (lambda line: print(line, flush=True)) if process.is_first else (lambda line: None)
-
-
-def _tame_libraries(job: JobFile) -> None:
-    """Environment and loggers of the libraries, before any of them is imported."""
-    source.use_hub_only_for(job.spec.model.source)
-    # peft asks for it by its old name at each start.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for each cast of each layer of each step
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # a bar is no line of a log
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    if job.world.gpus_per_node == 0 or job.world.allow_cpu_for_gpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        os.environ.setdefault("DS_BUILD_OPS", "0")
-    if job.spec.training.deepspeed and job.world.size == 1:  # DeepSpeed wants a process group for one process, too
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-        for name, value in alone.items():
-            os.environ.setdefault(name, value)
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
 
 
 @contextmanager

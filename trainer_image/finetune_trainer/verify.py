@@ -13,7 +13,7 @@ from finetune_contract import names
 from finetune_contract.jobspec import Model
 from finetune_contract.manifest import MANIFEST_NAME, Manifest, digest
 from finetune_contract.termination import ArtifactResult, TerminationRecord
-from finetune_trainer import manifests, outcome, source
+from finetune_trainer import libraries, manifests, outcome, source
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.storage import Storage
 
@@ -60,7 +60,7 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
     """Greedy, so that whoever asks again is answered the same."""
     described = manifest.provenance.get("model") or {"source": manifest.provenance["modelSource"]}
     model = Model.model_validate({"trustRemoteCode": False, **described})
-    source.use_hub_only_for(model.source)
+    libraries.set_up(model.source)
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
