@@ -5,6 +5,7 @@ HTTP become the errors of `ports`; nothing is retried here, the work queue does 
 """
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -65,13 +66,18 @@ async def load_configuration(kubeconfig: Path | None = None) -> client.Configura
         elif _SERVICE_ACCOUNT_TOKEN.is_file():  # noqa: ASYNC240 - once, at the start
             config.load_incluster_config(client_configuration=configuration)
         else:
-            await config.load_kube_config(client_configuration=configuration)
+            # Named, as the client has read KUBECONFIG when it was imported.
+            await config.load_kube_config(_kubeconfig(), client_configuration=configuration)
     except (config.ConfigException, OSError) as error:
         raise NoClusterError(
             f"no cluster: {error}. Inside a cluster the pod needs its service account's token; "
             "outside set KUBECONFIG to a file with a current context"
         ) from error
     return configuration
+
+
+def _kubeconfig() -> str:
+    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
 
 
 async def access(configuration: client.Configuration) -> Access:

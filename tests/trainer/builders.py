@@ -18,6 +18,7 @@ def make_job(
     *,
     model: Path | str = "file:///model",
     train: Path | str = "file:///train.jsonl",
+    nodes: int = 1,
     processes: int = 1,
     gpus: int = 0,
     prepared: Prepared | None = None,
@@ -51,7 +52,7 @@ def make_job(
             image="trainer:test",
         ).model_dump(by_alias=True),
         "spec": with_defaults(_spec_schema(), _merge(written, spec or {})),
-        "world": World(nodes=1, processes_per_node=processes, gpus_per_node=gpus).model_dump(by_alias=True),
+        "world": World(nodes=nodes, processes_per_node=processes, gpus_per_node=gpus).model_dump(by_alias=True),
         "prepared": prepared and prepared.model_dump(by_alias=True),
     }
     return JobFile.parse(json.dumps(document))

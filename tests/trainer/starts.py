@@ -83,7 +83,7 @@ class Running:
     folder: Path
 
     def progress(self) -> ProgressRecord | None:
-        return outcome.read_progress(self.folder)
+        return outcome.read_progress(self.folder / "outcome-0")
 
     def wait_until(self, condition: Callable[[ProgressRecord], bool], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
@@ -104,7 +104,7 @@ class Running:
         operations = self.folder / "log-0.operations"
         return End(
             statuses,
-            outcome.read_record(outcome.rank_file(self.folder, 0)),
+            outcome.read_record(outcome.rank_file(self.folder / "outcome-0", 0)),
             self.log(),
             int(operations.read_text()) if operations.exists() else None,
         )
@@ -123,7 +123,7 @@ class Runner:
     _prepared: dict[str, Prepared] = field(default_factory=dict)
     _numbers: Any = field(default_factory=itertools.count)
 
-    def job(self, spec: Mapping[str, Any] | None = None, *, processes: int = 1) -> JobFile:
+    def job(self, spec: Mapping[str, Any] | None = None, *, nodes: int = 1, processes: int = 1) -> JobFile:
         """12 steps, a checkpoint each 3, all of it exact; prepared."""
         number = next(self._numbers)
         model, rows = self.folder / "model", self.folder / "rows.jsonl"
@@ -137,7 +137,7 @@ class Runner:
             "checkpoint": {"everySteps": 3, **given.get("checkpoint", {})},
             "training": {"epochs": 3, "maxSteps": 12, "gradientAccumulationSteps": 1, **given.get("training", {})},
         }
-        job = self.s3.job(small(wanted), model=model, train=rows, processes=processes)
+        job = self.s3.job(small(wanted), model=model, train=rows, nodes=nodes, processes=processes)
         identity = job.identity.model_copy(update={"uid": f"{number:08d}-7c1d-4a53-9f0a-1b2c3d4e5f60"})
         return self._with_rows(job.model_copy(update={"identity": identity}))
 
@@ -153,11 +153,13 @@ class Runner:
         return job.model_copy(update={"prepared": self._prepared[kind]})
 
     def start(self, job: JobFile, *, do: str = "rank", die_at: int | None = None, attempt: int = 1) -> Running:
+        """Every rank of every node, each node with a scratch folder of its own, as a pod has."""
         identity = Identity.model_validate({**job.identity.model_dump(), "attempt": attempt})
         folder = self._last = self.folder / f"start-{next(self._numbers)}"
         folder.mkdir()
         (folder / "job.json").write_text(job.model_copy(update={"identity": identity}).render())
         ranks = job.world.size if do == "rank" else 1
+        per_node = min(ranks, job.world.processes_per_node)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         pids = [
@@ -168,15 +170,15 @@ class Runner:
                 env={
                     "FINETUNE_CREDENTIALS_DIR": str(self.s3.credentials()),
                     "FINETUNE_JOB_FILE": str(folder / "job.json"),
-                    "FINETUNE_SCRATCH_DIR": str(folder / "scratch"),
+                    "FINETUNE_SCRATCH_DIR": str(folder / f"scratch-{rank // per_node}"),
                     "FINETUNE_TERMINATION_LOG": str(folder / "termination"),
-                    "FINETUNE_OUTCOME_DIR": str(folder),
+                    "FINETUNE_OUTCOME_DIR": str(_made(folder / f"outcome-{rank // per_node}")),
                     "FINETUNE_METRICS_PORT": "0",
                     "FINETUNE_STORAGE_BUDGET_SECONDS": "30",
                     "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
+                    "LOCAL_RANK": str(rank % per_node),
                     "WORLD_SIZE": str(ranks),
-                    "LOCAL_WORLD_SIZE": str(ranks),
+                    "LOCAL_WORLD_SIZE": str(per_node),
                     "MASTER_ADDR": "127.0.0.1",
                     "MASTER_PORT": str(port),
                 },
@@ -202,6 +204,11 @@ class Runner:
         manifest = manifests.fetch(self.s3.storage(), uri, into)
         assert (into / MANIFEST_NAME).exists()
         return manifest
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def losses(manifest: Manifest) -> list[tuple[int, float]]:
