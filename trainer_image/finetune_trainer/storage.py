@@ -1,7 +1,7 @@
-"""Object storage: fetches what a job names, puts what a run leaves, and says who is to blame when that fails.
+"""Object storage: fetches what a job names, puts what a run leaves.
 
 Reads `s3://`, `pvc://` and `file://`; writes `s3://` only. boto3 retries single requests; what it does not do is added
-here: an outage is sat out within a budget, and every error becomes one of ours that names the field of the job.
+here: an outage is sat out within a budget, and every error becomes one of ours (`blame`).
 
 Uploads carry the checksum that botocore adds by default, which the server checks before it stores an object. A server
 that does not know them is served by botocore's own `AWS_REQUEST_CHECKSUM_CALCULATION=when_required`.
@@ -10,30 +10,21 @@ that does not know them is served by botocore's own `AWS_REQUEST_CHECKSUM_CALCUL
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
 import tenacity
-from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    SSLError,
-)
+from botocore.exceptions import ClientError
 
 from finetune_contract import names
 from finetune_contract.jobspec import JobFile
-from finetune_trainer.errors import ConfigurationError, TrainerError, Transient
+from finetune_trainer.blame import FIELD_ENDPOINT, FIELD_SECRET, Blame, code_of, status_of
+from finetune_trainer.errors import ConfigurationError, Transient
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -42,14 +33,8 @@ ENV_CLAIMS_DIR = "FINETUNE_CLAIMS_DIR"
 ENV_BUDGET = "FINETUNE_STORAGE_BUDGET_SECONDS"
 """How long an outage is sat out before the start ends with code 75."""
 
-FIELD_SECRET = "spec.storage.secretName"  # noqa: S105 - a field's name
-FIELD_ENDPOINT = "spec.storage.endpoint"
-FIELD_REGION = "spec.storage.region"
 FIELD_OUTPUT = "spec.output.uri"
 
-_WRONG_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
-_WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
-_PASSING = {"RequestTimeTooSkewed", "BadDigest", "RequestTimeout", "SlowDown", "ConditionalRequestConflict"}
 _BIG = 64 << 20
 _TRANSFER = TransferConfig(multipart_threshold=16 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
 
@@ -82,8 +67,7 @@ class Storage:
         budget_seconds: float | None = None,
         report: Report = _say,
     ) -> None:
-        self._endpoint = endpoint
-        self._secret_name = secret_name
+        self._blame = Blame(endpoint, secret_name)
         self._budget = float(os.environ.get(ENV_BUDGET, "120")) if budget_seconds is None else budget_seconds
         self._report = report
         keys = _read_keys(credentials_dir, secret_name)
@@ -174,7 +158,7 @@ class Storage:
             try:
                 return self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
             except ClientError as error:
-                if _code(error) == "NoSuchKey":
+                if code_of(error) == "NoSuchKey":
                     return None
                 raise
 
@@ -188,7 +172,7 @@ class Storage:
             try:
                 return self._client.head_object(Bucket=bucket, Key=key)["ContentLength"]
             except ClientError as error:
-                if _status(error) == 404:
+                if status_of(error) == 404:
                     return None
                 raise
 
@@ -242,7 +226,7 @@ class Storage:
                 else:
                     self._client.put_object(Bucket=bucket, Key=key, Body=data)
             except ClientError as error:
-                if if_none_match and _status(error) == 412:
+                if if_none_match and status_of(error) == 412:
                     return False
                 raise
             return True
@@ -268,13 +252,13 @@ class Storage:
                 self._client.head_bucket(Bucket=bucket)
             except ClientError as error:
                 # The answer to a HEAD has no body that says why; a refused write has.
-                if _status(error) != 403:
+                if status_of(error) != 403:
                     raise
 
         self._persist(head, f"s3://{bucket}", FIELD_OUTPUT)
         self.put_bytes(f"{output_uri.rstrip('/')}/.finetune/write-probe", b"written to see that this can be written\n")
 
-    # --- errors --------------------------------------------------------------------------------------------------
+    # --- patience --------------------------------------------------------------------------------------------------
 
     def _persist(self, call: Callable[[], Result], uri: str, field: str) -> Result:
         """Calls until it works or the budget is used up. Only what may pass by itself is tried again."""
@@ -292,90 +276,10 @@ class Storage:
         )
 
         def attempt() -> Result:
-            with self._blame(uri, field):
+            with self._blame.errors(uri, field):
                 return call()
 
         return retrying(attempt)
-
-    @contextmanager
-    def _blame(self, uri: str, field: str) -> Iterator[None]:
-        try:
-            yield
-        except TrainerError:
-            raise
-        except S3UploadFailedError as error:
-            cause = error.__context__
-            raise (
-                self._verdict(cause, uri, field) if isinstance(cause, Exception) else self._passing(error, uri)
-            ) from error
-        except (ClientError, BotoCoreError, ConnectionError, TimeoutError) as error:
-            raise self._verdict(error, uri, field) from error
-
-    def _verdict(self, error: Exception, uri: str, field: str) -> TrainerError:
-        if isinstance(error, ClientError):
-            return self._answer(error, uri, field)
-        if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
-            return ConfigurationError(
-                f"no S3 keys: {error}. Name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "or give the pod a workload identity",
-                field=FIELD_SECRET,
-                reason="StorageKeysMissing",
-            )
-        if isinstance(error, SSLError):
-            return ConfigurationError(
-                f"{self._where} does not prove who it is: {error}. Put the authority's certificate as ca.crt into the "
-                f"Secret of {FIELD_SECRET}",
-                field=FIELD_ENDPOINT,
-                reason="StorageCertificateRefused",
-            )
-        if isinstance(error, ParamValidationError):
-            return ConfigurationError(f"{uri}: {error}", field=field)
-        return self._passing(error, uri)
-
-    def _answer(self, error: ClientError, uri: str, field: str) -> TrainerError:
-        """What the server's refusal means for the person who wrote the job."""
-        code, status = _code(error), _status(error)
-        bucket = uri.removeprefix("s3://").split("/", 1)[0]
-        if code in _PASSING or status >= 500 or status in {408, 429}:
-            return self._passing(error, uri)
-        if code in _WRONG_KEYS:
-            return ConfigurationError(
-                f"{self._where} refuses the keys{self._of_secret} ({code}). Put the right AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY there",
-                field=FIELD_SECRET,
-                reason="StorageKeysRefused",
-            )
-        if code in _WRONG_REGION or status in {301, 307}:
-            return ConfigurationError(
-                f"bucket {bucket!r} is in another region ({code}). Set its region",
-                field=FIELD_REGION,
-                reason="WrongRegion",
-            )
-        if code == "NoSuchBucket" or (status == 404 and uri == f"s3://{bucket}"):
-            return ConfigurationError(
-                f"bucket {bucket!r} is not there. Create it, or name another", field=field, reason="BucketNotFound"
-            )
-        if status == 404:
-            return ConfigurationError(f"{uri} is not there. Check the path", field=field, reason="SourceNotFound")
-        if status == 403:
-            return ConfigurationError(
-                f"access to {uri} is denied ({code}): bucket {bucket!r} is not there, or the keys{self._of_secret} "
-                f"({FIELD_SECRET}) may not use it. Create the bucket, or grant them read, write, list and delete",
-                field=field,
-                reason="StorageAccessDenied",
-            )
-        return ConfigurationError(f"{self._where} refuses {uri}: {error}", field=field, reason="StorageRefused")
-
-    def _passing(self, error: Exception, uri: str) -> Transient:
-        return Transient(f"{self._where} ({FIELD_ENDPOINT}) cannot be used for {uri} at present: {error}")
-
-    @property
-    def _where(self) -> str:
-        return self._endpoint or "AWS S3"
-
-    @property
-    def _of_secret(self) -> str:
-        return f" of Secret {self._secret_name!r}" if self._secret_name else ""
 
 
 class _Meter:
@@ -446,11 +350,3 @@ def _inside(folder: Path, relative: str, field: str) -> Path:
 
 def _claim_hint(uri: str) -> str:
     return " below the root of the claim" if uri.startswith("pvc://") else ""
-
-
-def _code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
-
-
-def _status(error: ClientError) -> int:
-    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

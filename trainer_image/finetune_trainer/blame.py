@@ -1,0 +1,122 @@
+"""Who is to blame when object storage fails: the job, by its field and with the cure, or nobody for good."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    SSLError,
+)
+
+from finetune_trainer.errors import ConfigurationError, TrainerError, Transient
+
+FIELD_SECRET = "spec.storage.secretName"  # noqa: S105 - a field's name
+FIELD_ENDPOINT = "spec.storage.endpoint"
+FIELD_REGION = "spec.storage.region"
+
+_WRONG_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
+_WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+_PASSING = {"RequestTimeTooSkewed", "BadDigest", "RequestTimeout", "SlowDown", "ConditionalRequestConflict"}
+
+
+@dataclass(frozen=True)
+class Blame:
+    endpoint: str | None
+    """None: AWS."""
+    secret_name: str | None
+
+    @contextmanager
+    def errors(self, uri: str, field: str) -> Iterator[None]:
+        """Of the client, raised as ours. Those that may pass by themselves become Transient."""
+        try:
+            yield
+        except TrainerError:
+            raise
+        except S3UploadFailedError as error:
+            cause = error.__context__
+            raise (
+                self._verdict(cause, uri, field) if isinstance(cause, Exception) else self._passing(error, uri)
+            ) from error
+        except (ClientError, BotoCoreError, ConnectionError, TimeoutError) as error:
+            raise self._verdict(error, uri, field) from error
+
+    def _verdict(self, error: Exception, uri: str, field: str) -> TrainerError:
+        if isinstance(error, ClientError):
+            return self._answer(error, uri, field)
+        if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
+            return ConfigurationError(
+                f"no S3 keys: {error}. Name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or give the pod a workload identity",
+                field=FIELD_SECRET,
+                reason="StorageKeysMissing",
+            )
+        if isinstance(error, SSLError):
+            return ConfigurationError(
+                f"{self._where} does not prove who it is: {error}. Put the authority's certificate as ca.crt into the "
+                f"Secret of {FIELD_SECRET}",
+                field=FIELD_ENDPOINT,
+                reason="StorageCertificateRefused",
+            )
+        if isinstance(error, ParamValidationError):
+            return ConfigurationError(f"{uri}: {error}", field=field)
+        return self._passing(error, uri)
+
+    def _answer(self, error: ClientError, uri: str, field: str) -> TrainerError:
+        """What the server's refusal means for the person who wrote the job."""
+        code, status = code_of(error), status_of(error)
+        bucket = uri.removeprefix("s3://").split("/", 1)[0]
+        if code in _PASSING or status >= 500 or status in {408, 429}:
+            return self._passing(error, uri)
+        if code in _WRONG_KEYS:
+            return ConfigurationError(
+                f"{self._where} refuses the keys{self._of_secret} ({code}). Put the right AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY there",
+                field=FIELD_SECRET,
+                reason="StorageKeysRefused",
+            )
+        if code in _WRONG_REGION or status in {301, 307}:
+            return ConfigurationError(
+                f"bucket {bucket!r} is in another region ({code}). Set its region",
+                field=FIELD_REGION,
+                reason="WrongRegion",
+            )
+        if code == "NoSuchBucket" or (status == 404 and uri == f"s3://{bucket}"):
+            return ConfigurationError(
+                f"bucket {bucket!r} is not there. Create it, or name another", field=field, reason="BucketNotFound"
+            )
+        if status == 404:
+            return ConfigurationError(f"{uri} is not there. Check the path", field=field, reason="SourceNotFound")
+        if status == 403:
+            return ConfigurationError(
+                f"access to {uri} is denied ({code}): bucket {bucket!r} is not there, or the keys{self._of_secret} "
+                f"({FIELD_SECRET}) may not use it. Create the bucket, or grant them read, write, list and delete",
+                field=field,
+                reason="StorageAccessDenied",
+            )
+        return ConfigurationError(f"{self._where} refuses {uri}: {error}", field=field, reason="StorageRefused")
+
+    def _passing(self, error: Exception, uri: str) -> Transient:
+        return Transient(f"{self._where} ({FIELD_ENDPOINT}) cannot be used for {uri} at present: {error}")
+
+    @property
+    def _where(self) -> str:
+        return self.endpoint or "AWS S3"
+
+    @property
+    def _of_secret(self) -> str:
+        return f" of Secret {self.secret_name!r}" if self.secret_name else ""
+
+
+def code_of(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")
+
+
+def status_of(error: ClientError) -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
