@@ -13,7 +13,7 @@ import torch
 IGNORED = -100
 """Label of a position that is not learned, as everywhere in transformers."""
 
-_CHUNK_BYTES = {"cpu": 1 * 2**20, "cuda": 256 * 2**20}
+_CHUNK_BYTES = {"cpu": 2**20, "cuda": 256 * 2**20}
 """Logits that are in fp32 at a time: what the caches of a CPU core hold; on a GPU enough to keep it busy."""
 
 
