@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.kit import assets, namespaces
 from tests.kit.jobs import Jobs
@@ -18,9 +21,11 @@ def platform(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) ->
     from tests.trainer.models import save_tiny_model
 
     platform = Platform(cluster)
-    platform.install()
-    platform.upload_tiny(save_tiny_model(tmp_path_factory.mktemp("tiny-qwen2")))
-    assets.upload_demo(cluster.s3)
+    # Processes that share the cluster (pytest-xdist) install one after the other; all but the first change nothing.
+    with FileLock(Path(tempfile.gettempdir(), f"{cluster.context}-platform.lock")):
+        platform.install()
+        platform.upload_tiny(save_tiny_model(tmp_path_factory.mktemp("tiny-qwen2")))
+        assets.upload_demo(cluster.s3)
     return platform
 
 

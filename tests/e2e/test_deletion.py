@@ -17,7 +17,11 @@ def children(jobs: Jobs, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "replicas", [pytest.param(1, id="operator running"), pytest.param(0, id="operator scaled to 0")]
+    "replicas",
+    [
+        pytest.param(1, id="operator running"),
+        pytest.param(0, id="operator scaled to 0", marks=pytest.mark.serial),
+    ],
 )
 def test_deleting_a_training_job_leaves_no_child(platform, jobs: Jobs, replicas: int) -> None:
     name = jobs.apply(platform.tiny_job("doomed", training__maxSteps=2000))

@@ -8,7 +8,7 @@ from tests.e2e.test_interruptions import step_of
 from tests.kit.jobs import Jobs
 from tests.localcluster.waiting import until
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.serial]
 
 
 def test_a_running_job_survives_upgrade_uninstall_and_install(platform, jobs: Jobs) -> None:

@@ -53,7 +53,7 @@ def kill_supervisor(platform, jobs: Jobs, pod: Object) -> None:
     ("interrupt", "may_lose"),
     [
         pytest.param(delete_pod, 0, id="a deleted pod saves first and loses nothing"),
-        pytest.param(drain_node, 0, id="a drained node lets it save first and loses nothing"),
+        pytest.param(drain_node, 0, id="a drained node lets it save first and loses nothing", marks=pytest.mark.serial),
         pytest.param(kill_supervisor, EVERY, id="a killed container loses at most one interval"),
     ],
 )
@@ -76,6 +76,7 @@ def test_an_interrupted_attempt_goes_on_from_the_newest_verified_checkpoint(
     assert history.overlaps == []
 
 
+@pytest.mark.serial
 def test_operator_and_api_server_may_die_without_a_running_job_noticing(platform, jobs: Jobs) -> None:
     name = jobs.apply(platform.tiny_job("undisturbed", **LONG))
     with PodHistory(jobs.kubectl, jobs.namespace) as history:

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.cluster
 GPU = {"resources__gpuClass": "a100-80gb", "resources__gpusPerNode": 1}
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("scheme", ["gfd", "gke", "karpenter"])
 def test_a_job_lands_on_the_node_that_carries_its_class_in_any_scheme(platform, jobs: Jobs, scheme: str) -> None:
     with platform.gpu_node(scheme) as node:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from finetune_trainer import answers
 from finetune_trainer.batches import FILLER, Collator, RowSet
 from finetune_trainer.device import Process
 from finetune_trainer.loss import IGNORED, LabelledLoss
@@ -82,30 +83,14 @@ class Evaluator:
     def _answers(self, model: Any) -> tuple[str, ...]:
         if not self.questions or not (self.process.is_first or self.answers_on_all_ranks):
             return ()
-        from transformers import GenerationConfig
-
-        encoded = self.tokenizer(
+        return answers.greedy(
+            _unwrapped(model),
+            self.tokenizer,
             [question.prompt for question in self.questions],
-            add_special_tokens=False,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        ).to(self.device)
-        config = GenerationConfig(
+            end_of_turn=self.end_of_turn,
             max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=sorted({self.end_of_turn, self.tokenizer.eos_token_id}),
-        )
-        generated = _unwrapped(model).generate(
-            input_ids=encoded["input_ids"],
-            attention_mask=encoded["attention_mask"],
-            generation_config=config,
             synced_gpus=self.answers_on_all_ranks and self.process.world_size > 1,
         )
-        new = generated[:, encoded["input_ids"].shape[1] :]
-        return tuple(text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True))
 
 
 def _unwrapped(model: Any) -> Any:

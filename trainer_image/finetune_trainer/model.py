@@ -6,6 +6,7 @@ from typing import Any
 from finetune_contract.jobspec import Quantization
 from finetune_trainer.device import Device, Process
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.gguf_parsing import parsed_once
 from finetune_trainer.settings import Settings
 from finetune_trainer.source import FIELD, ModelFiles
 
@@ -63,6 +64,21 @@ def load_model(
     return model
 
 
+def load_plain(files: ModelFiles) -> Any:
+    """The model as it is used, not trained: plain weights in the precision they are stored in; bf16 for a .gguf."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not files.gguf:
+        return AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype="auto")
+    with parsed_once(files):
+        model = AutoModelForCausalLM.from_pretrained(
+            **files.from_pretrained, dtype=torch.bfloat16, quantization_config=_plain_gguf()
+        )
+    _forget_gguf(model)
+    return model
+
+
 def decoder_layers(model: Any) -> list[Any]:
     """The layers of the decoder, first to last, by whatever name the model keeps them."""
     from torch.nn import ModuleList
@@ -109,14 +125,7 @@ def _bitsandbytes(quantization: Quantization, settings: Settings) -> Any:
 
 def _without_gguf(files: ModelFiles, folder: Path) -> ModelFiles:
     """A .gguf brings its own quantisation, which excludes another one: unpack it to a folder first."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(
-        **files.from_pretrained, dtype=torch.bfloat16, quantization_config=_plain_gguf()
-    )
-    _forget_gguf(model)
-    model.save_pretrained(folder)
+    load_plain(files).save_pretrained(folder)
     return ModelFiles(folder, None, files.trust_remote_code)
 
 

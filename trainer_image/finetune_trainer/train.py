@@ -120,6 +120,7 @@ class _Training:
         return training_arguments(self.job, self.settings, self.device, self.output)
 
     def _load(self) -> tuple[Any, Any]:
+        from finetune_trainer.gguf_parsing import parsed_once
         from finetune_trainer.method import apply_method
         from finetune_trainer.model import load_model, load_tokenizer
 
@@ -128,9 +129,11 @@ class _Training:
             self.scratch, "model", lambda: _joined(source.fetch(spec.model, self.storage, self.scratch / "model"))
         )
         files = source.local(spec.model, fetched)
-        tokenizer = load_tokenizer(files)
+        quantization = spec.method.quantization
+        with parsed_once(files):
+            tokenizer = load_tokenizer(files)
+            model = load_model(files, self.settings, self.device, self.process, quantization, self.scratch)
         tokenizer.chat_template = self.prepared.template
-        model = load_model(files, self.settings, self.device, self.process, spec.method.quantization, self.scratch)
         model, trainable = apply_method(model, self.job, self.settings)
         self.trainable = trainable
         self.say(f"training {trainable}")

@@ -3,8 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from finetune_contract import names
 from finetune_contract.jobspec import Model
 from finetune_contract.manifest import MANIFEST_NAME, Manifest, digest
 from finetune_contract.termination import ArtifactResult, TerminationRecord
-from finetune_trainer import libraries, manifests, outcome, source
+from finetune_trainer import answers, libraries, manifests, outcome, source
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.prepare.formats import Conversation, Message
+from finetune_trainer.prepare.render import Renderer
 from finetune_trainer.storage import Storage
 
 _FIELD = "URI"
@@ -57,54 +58,39 @@ def run(
 
 # --- answers ---------------------------------------------------------------------------------------------------------
 def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence[str]) -> list[Answer]:
-    """Greedy, so that whoever asks again is answered the same."""
     described = manifest.provenance.get("model") or {"source": manifest.provenance["modelSource"]}
     model = Model.model_validate({"trustRemoteCode": False, **described})
     libraries.set_up(model.source)
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from finetune_trainer.model import load_plain, load_tokenizer
 
     transformers.logging.set_verbosity_error()
     files = source.fetch(model, storage, folder / "base")
-    result = folder / "result"
-    tokenizer = AutoTokenizer.from_pretrained(str(result))
-    base = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype="auto").eval()
+    saved = source.ModelFiles(folder / "result", None, trust_remote_code=False)
+    tokenizer = load_tokenizer(saved)
+    ask = _asker(tokenizer, questions)
+    base = load_plain(files).eval()
     if manifest.kind == "adapter":
         from peft import PeftModel
 
-        trained = PeftModel.from_pretrained(base, str(result)).eval()
+        trained = PeftModel.from_pretrained(base, str(saved.folder)).eval()
         with trained.disable_adapter():
-            before = [_answer(trained, tokenizer, question) for question in questions]
+            before = ask(trained)
     else:
-        before = [_answer(base, tokenizer, question) for question in questions]
-        trained = AutoModelForCausalLM.from_pretrained(str(result), dtype="auto").eval()
-    after = [_answer(trained, tokenizer, question) for question in questions]
-    return [Answer(*three) for three in zip(questions, before, after, strict=True)]
+        before = ask(base)
+        trained = load_plain(saved).eval()
+    return [Answer(*three) for three in zip(questions, before, ask(trained), strict=True)]
 
 
-def _answer(model: Any, tokenizer: Any, question: str) -> str:
-    encoded = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+def _asker(tokenizer: Any, questions: Sequence[str]) -> Callable[[Any], tuple[str, ...]]:
+    """Asks a model what the template that the result was trained with makes of the questions."""
+    renderer = Renderer(tokenizer, tokenizer.chat_template)
+    turns = [Conversation(_FIELD, 1, (Message("user", text), Message("assistant", "x"))) for text in questions]
+    prompts, end_of_turn = [renderer.prompt(turn) for turn in turns], renderer.end_of_turn(turns[0])
+    return lambda model: answers.greedy(
+        model, tokenizer, prompts, end_of_turn=end_of_turn, max_new_tokens=_MAX_NEW_TOKENS
     )
-    with _no_gradients():
-        output = model.generate(
-            input_ids=encoded["input_ids"],
-            attention_mask=encoded["attention_mask"],
-            max_new_tokens=_MAX_NEW_TOKENS,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    text: str = tokenizer.decode(output[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
-    return text.strip()
-
-
-@contextmanager
-def _no_gradients() -> Iterator[None]:
-    import torch
-
-    with torch.no_grad():
-        yield
 
 
 # --- what is said ----------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def defaults_of(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_hash(spec: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """16 hex digits. The same for two specs exactly when they train the same thing."""
-    significant = _without_defaults(_without_paths(spec), defaults)
+    significant = _without_defaults(_with_one_spelling(_without_paths(spec)), defaults)
     canonical = json.dumps(significant, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -39,6 +39,14 @@ def _without_paths(spec: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(kept.get(block), Mapping):
             kept[block] = {name: value for name, value in kept[block].items() if name not in rest}
     return kept
+
+
+def _with_one_spelling(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """`cpu: 8` and `cpu: "8"` are the same quantity; the API server keeps what was written."""
+    resources = spec.get("resources")
+    if not isinstance(resources, Mapping) or "cpu" not in resources:
+        return dict(spec)
+    return {**spec, "resources": {**resources, "cpu": str(resources["cpu"])}}
 
 
 def _without_defaults(value: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

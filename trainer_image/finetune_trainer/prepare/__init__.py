@@ -20,6 +20,7 @@ from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import PreparedResult
 from finetune_trainer import manifests, source
 from finetune_trainer.errors import DataError
+from finetune_trainer.gguf_parsing import parsed_once
 from finetune_trainer.hooks import Report
 from finetune_trainer.prepare import checks, store
 from finetune_trainer.prepare.formats import Conversation, Format, detect_format, parse
@@ -50,11 +51,12 @@ def run(job: JobFile, storage: Storage, scratch: Path, report: Report) -> Prepar
     """
     storage.probe(job.spec.output.uri)
     files = source.fetch_head(job.spec.model, storage, scratch / "model")
-    model = checks.build_without_weights(files, job.spec.model.source)
+    with parsed_once(files):
+        model = checks.build_without_weights(files, job.spec.model.source)
+        tokenizer = checks.load_tokenizer(files, job.spec.model.source)
     checks.check_method(job, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     report(f"model: {type(model).__name__}, {parameters:,} parameters")
-    tokenizer = checks.load_tokenizer(files, job.spec.model.source)
     template = choose_template(tokenizer, job.spec.dataset.template)
 
     data = _fetch_data(job, storage, scratch)
