@@ -57,6 +57,13 @@ def detect(world: World, process: Process) -> Device:
         message = f"{world.gpus_per_node} GPUs a node were asked for, and none is visible in the pod"
         cure = "check the node's driver and device plugin, or take the class cpu"
         raise ConfigurationError(f"{message}; {cure}", field="spec.resources.gpuClass", reason="AcceleratorMissing")
+    return cpu()
+
+
+def cpu() -> Device:
+    """This machine's CPU."""
+    import torch
+
     features = torch.cpu.get_capabilities()
     bf16 = bool(features.get("avx512_bf16") or features.get("amx_bf16"))
     return Device("cpu", str(features.get("cpu_name", "CPU")), computes_bf16=bf16)

@@ -64,18 +64,15 @@ def load_model(
     return model
 
 
-def load_plain(files: ModelFiles) -> Any:
-    """The model as it is used, not trained: plain weights in the precision they are stored in; bf16 for a .gguf."""
-    import torch
+def load_plain(files: ModelFiles, dtype: Any) -> Any:
+    """The model as it is used, not trained: weights without quantisation, in this precision."""
     from transformers import AutoModelForCausalLM
 
-    if not files.gguf:
-        return AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype="auto")
+    arguments = {"quantization_config": _plain_gguf()} if files.gguf else {}
     with parsed_once(files):
-        model = AutoModelForCausalLM.from_pretrained(
-            **files.from_pretrained, dtype=torch.bfloat16, quantization_config=_plain_gguf()
-        )
-    _forget_gguf(model)
+        model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype=dtype, **arguments)
+    if files.gguf:
+        _forget_gguf(model)
     return model
 
 
@@ -125,7 +122,9 @@ def _bitsandbytes(quantization: Quantization, settings: Settings) -> Any:
 
 def _without_gguf(files: ModelFiles, folder: Path) -> ModelFiles:
     """A .gguf brings its own quantisation, which excludes another one: unpack it to a folder first."""
-    load_plain(files).save_pretrained(folder)
+    import torch
+
+    load_plain(files, torch.bfloat16).save_pretrained(folder)
     return ModelFiles(folder, None, files.trust_remote_code)
 
 

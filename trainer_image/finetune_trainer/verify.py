@@ -12,7 +12,7 @@ from finetune_contract import names
 from finetune_contract.jobspec import Model
 from finetune_contract.manifest import MANIFEST_NAME, Manifest, digest
 from finetune_contract.termination import ArtifactResult, TerminationRecord
-from finetune_trainer import answers, libraries, manifests, outcome, source
+from finetune_trainer import answers, device, libraries, manifests, outcome, source
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.prepare.formats import Conversation, Message
 from finetune_trainer.prepare.render import Renderer
@@ -61,6 +61,7 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
     described = manifest.provenance.get("model") or {"source": manifest.provenance["modelSource"]}
     model = Model.model_validate({"trustRemoteCode": False, **described})
     libraries.set_up(model.source)
+    import torch
     import transformers
 
     from finetune_trainer.model import load_plain, load_tokenizer
@@ -70,7 +71,9 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
     saved = source.ModelFiles(folder / "result", None, trust_remote_code=False)
     tokenizer = load_tokenizer(saved)
     ask = _asker(tokenizer, questions)
-    base = load_plain(files).eval()
+    # On a CPU that does not compute in bf16, that takes ten times as long as fp32.
+    dtype = torch.bfloat16 if device.cpu().computes_bf16 else torch.float32
+    base = load_plain(files, dtype).eval()
     if manifest.kind == "adapter":
         from peft import PeftModel
 
@@ -79,7 +82,7 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
             before = ask(trained)
     else:
         before = ask(base)
-        trained = load_plain(saved).eval()
+        trained = load_plain(saved, dtype).eval()
     return [Answer(*three) for three in zip(questions, before, ask(trained), strict=True)]
 
 
