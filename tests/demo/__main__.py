@@ -21,6 +21,7 @@ from tests.localcluster import connect
 from tests.localcluster.cluster import choose
 
 NAMESPACE = "finetune-demo"
+IMAGES = ("operator", "trainer")
 EXAMPLE = "quickstart.yaml"
 PROGRESS_INTERVAL_SECONDS = 5
 WAYS = {
@@ -35,10 +36,12 @@ def main() -> int:
     started = time.monotonic()
     cluster = connect()
     console.print(f"[bold]finetune-operator demo[/] on {WAYS[choose()]}")
+    with stage(console, "programs and images: built where they are missing, side by side"):
+        cluster.build(IMAGES)
     with stage(console, "cluster: API server, nodes, DNS, S3"):
         cluster.ensure_nodes(2)
-    with stage(console, "images: operator and trainer, built and handed to the cluster"):
-        images = {name: cluster.image(name) for name in ("operator", "trainer")}
+    with stage(console, "images: operator and trainer, handed to the cluster"):
+        images = {name: cluster.image(name) for name in IMAGES}
     with stage(console, f"chart: helm upgrade --install in {SYSTEM}"):
         values = {**image_values(**images), "progressIntervalSeconds": PROGRESS_INTERVAL_SECONDS}
         prepare_cluster(cluster.kubectl)

@@ -34,6 +34,8 @@ def up(
     """Bring it up, or what is missing of it. Does nothing when it is up."""
     started = time.monotonic()
     cluster = connect()
+    if with_images:
+        cluster.build(images.IMAGES)
     if control_plane_only:
         cluster.ensure_control_plane()
     else:

@@ -42,6 +42,10 @@ class Cluster(Protocol):
         """The names of the two workers. The second one pretends to have GPUs."""
         ...
 
+    def build(self, images: Iterable[str]) -> None:
+        """What takes minutes the first time: the programs of the cluster, and images. Nothing is started."""
+        ...
+
     def ensure_control_plane(self) -> None:
         """An API server with its controllers."""
         ...

@@ -57,6 +57,10 @@ class ContextCluster:
         if count > 1:
             assert self.nodes
 
+    def build(self, images: Iterable[str]) -> None:
+        for name in images:
+            self.image(name)
+
     def image(self, name: str) -> str:
         if name == images.BASE:
             return docker.BASE_IMAGE

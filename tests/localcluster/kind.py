@@ -91,6 +91,9 @@ class KindCluster:
             if not gpus.are_there(self.kubectl, self.nodes[1]):
                 self.fake_gpus()
 
+    def build(self, images: Iterable[str]) -> None:
+        """Nothing: kind downloads its programs, and loads images into nodes that must run."""
+
     def image(self, name: str) -> str:
         if name == images.BASE:
             return docker.BASE_IMAGE

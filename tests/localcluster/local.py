@@ -83,10 +83,7 @@ class LocalCluster:
     @functools.cached_property
     def helm(self) -> Path:
         """Helm 3 or 4 from the PATH, else built."""
-        found = shutil.which("helm")
-        if found and succeeds(found, "version", "--short"):
-            return Path(found)
-        return gobuild.build(gobuild.HELM, self.layout.cache) / "helm"
+        return self._helm_from_path() or gobuild.build(gobuild.HELM, self.layout.cache) / "helm"
 
     @property
     def s3(self) -> S3:
@@ -110,15 +107,32 @@ class LocalCluster:
 
     # ---- bringing it up
 
+    def build(self, images: Iterable[str]) -> None:
+        """Side by side: compilers wait for the CPU, image builds for the network and the disk."""
+        self._check_machine()
+        self._check_disk()
+        packages.ensure({**packages.NODE, **packages.IMAGES})
+        with ThreadPoolExecutor() as pool:
+            building = (pool.submit(self._build_programs), pool.submit(self._build_images, images))
+            for each in building:
+                each.result()
+
+    def _build_programs(self) -> None:
+        """One after the other, as each takes all cores."""
+        helm = [] if self._helm_from_path() else [gobuild.HELM]
+        for program in (*gobuild.CLUSTER, *helm):
+            gobuild.build(program, self.layout.cache)
+
+    def _build_images(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.image(name)
+
     def ensure_control_plane(self) -> None:
         """etcd, API server, controllers and scheduler."""
         with self._lock():
             self._check_machine()
             self._sweep_after_crash()
-            disk.check(
-                self.layout.cache,
-                disk.needed_gib(control_plane_only=True, trainer_image_built=self._trainer_is_built()),
-            )
+            self._check_disk(control_plane_only=True)
             packages.ensure({"ip": "iproute2"})
             program, etcd = self._kubernetes, gobuild.build(gobuild.ETCD, self.layout.cache)
             with step("control plane"):
@@ -163,10 +177,7 @@ class LocalCluster:
         with self._lock():
             self._check_machine()
             self._sweep_after_crash()
-            disk.check(
-                self.layout.cache,
-                disk.needed_gib(control_plane_only=False, trainer_image_built=self._trainer_is_built()),
-            )
+            self._check_disk()
             packages.ensure({**packages.NODE, **packages.IMAGES})
             dns, pause = (gobuild.build(each, self.layout.cache) for each in (gobuild.COREDNS, gobuild.PAUSE))
             self.ensure_control_plane()
@@ -338,8 +349,14 @@ class LocalCluster:
     def _s3(self) -> S3:
         return s3.local(self.layout.state, self.layout.addresses.gateway)
 
-    def _trainer_is_built(self) -> bool:
-        return (self.layout.cache / "registry/docker/registry/v2/repositories" / images.REPOSITORY / "trainer").exists()
+    def _helm_from_path(self) -> Path | None:
+        found = shutil.which("helm")
+        return Path(found) if found and succeeds(found, "version", "--short") else None
+
+    def _check_disk(self, *, control_plane_only: bool = False) -> None:
+        trainer = self.layout.cache / "registry/docker/registry/v2/repositories" / images.REPOSITORY / "trainer"
+        needed = disk.needed_gib(control_plane_only=control_plane_only, trainer_image_built=trainer.exists())
+        disk.check(self.layout.cache, needed)
 
     def _api_is_ready(self) -> bool:
         return answers(f"{self.layout.api_server}/readyz", authority=self.authority.certificate)

@@ -1,39 +1,72 @@
-"""One status line per step: what is going on and for how long."""
+"""One status line for all steps that are under way: what is going on and for how long."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
 console = Console(stderr=True)
-_current: list[Status] = []  # a terminal has one status line: a step within a step writes to its line
+_WIDTH = 110
+_WORTH_A_LINE_SECONDS = 0.5  # what is shorter had nothing to do
+
+
+class _Line:
+    """The terminal's one status line, shared by steps within steps and by steps side by side."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._texts: dict[object, str] = {}
+        self._status: Status | None = None
+
+    def show(self, key: object, text: str) -> None:
+        with self._lock:
+            self._texts[key] = text
+            self._draw()
+
+    def drop(self, key: object) -> None:
+        with self._lock:
+            self._texts.pop(key, None)
+            self._draw()
+
+    def _draw(self) -> None:
+        if not self._texts:
+            if self._status:
+                self._status.stop()
+            self._status = None
+            return
+        share = _WIDTH // len(self._texts)
+        text = escape("  ·  ".join(each[:share] for each in self._texts.values()))
+        if self._status:
+            self._status.update(text)
+        else:
+            self._status = console.status(text)
+            self._status.start()
+
+
+_line = _Line()
 
 
 @contextmanager
 def step(title: str) -> Iterator[Callable[[str], None]]:
     """Show `title`, a moving detail and the elapsed time, then one line with the total. Yields the detail's setter."""
-    started = time.monotonic()
-    outermost = not _current
-    status = console.status(title) if outermost else _current[0]
+    started, key = time.monotonic(), object()
 
     def show(detail: str) -> None:
-        status.update(f"{title}  [dim]{time.monotonic() - started:.0f} s[/]  {escape(detail[:100])}")
+        _line.show(key, f"{title} {time.monotonic() - started:.0f} s  {detail}")
 
     show("")
-    if outermost:
-        _current.append(status)
-        status.start()
+    sign = "[red]✗[/]"
     try:
         yield show
+        sign = "[green]✓[/]"
     finally:
-        if outermost:
-            status.stop()
-            _current.clear()
-    seconds = time.monotonic() - started
-    if seconds >= 0.5:  # a step that had nothing to do is not worth a line
-        console.print(f"[green]✓[/] {title} [dim]{seconds:.1f} s[/]")
+        _line.drop(key)
+        seconds = time.monotonic() - started
+        if seconds >= _WORTH_A_LINE_SECONDS:
+            console.print(f"{sign} {title} [dim]{seconds:.1f} s[/]", soft_wrap=True)
