@@ -14,8 +14,8 @@ from typing import Any
 from finetune_contract import names
 from finetune_contract.termination import TerminationRecord
 from finetune_operator.ports import EVENTS, FINETUNEJOBS, GPUCLASSES, JOBS, NODES, PODS
-from tests.api.apiserver import ApiServer, Missing, Object, wait_for
 from tests.api.crds import JOB
+from tests.kit.apiserver import ApiServer, Missing, Object, wait_for
 from tests.kit.jobs import condition, is_finished, is_observed
 from tests.kit.specs import set_path
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 from finetune_operator.ports import GPUCLASSES, JOBS, NODES, PODS
-from tests.api.apiserver import wait_for
 from tests.api.hand import NODE_LABEL, Hand
 from tests.builders.records import prepared_record, stopped_record, trained_record
+from tests.kit.apiserver import wait_for
 from tests.kit.jobs import condition
 
 

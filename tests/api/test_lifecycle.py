@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from finetune_contract import names
 from finetune_contract.progress import ProgressRecord
 from finetune_operator.ports import EVENTS, FINETUNEJOBS, SERVICES
-from tests.api.apiserver import Object, wait_for
 from tests.api.hand import Hand
 from tests.api.operatorprocess import OperatorProcess
 from tests.builders.records import prepared_record, progress_record, trained_record
+from tests.kit.apiserver import Object, wait_for
 from tests.kit.jobs import condition
 
 

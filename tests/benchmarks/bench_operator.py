@@ -18,12 +18,12 @@ from typing import Any
 
 from finetune_operator.ports import PODS
 from tests.api import crds
-from tests.api.apiserver import ApiServer, wait_for
 from tests.api.conftest import scene
 from tests.api.hand import Hand
 from tests.api.operatorprocess import OperatorProcess
 from tests.builders.records import prepared_record, trained_record
 from tests.conftest import refuse_foreign, write_kubeconfig
+from tests.kit.apiserver import ApiServer, wait_for
 from tests.localcluster import connect
 
 OUTPUT = Path(__file__).parents[2] / "build" / "bench" / "operator.json"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,15 +18,24 @@ from tests.localcluster.local import LocalCluster
 
 @pytest.fixture(scope="session")
 def platform(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Platform:
+    platform = Platform(cluster)
+    # The workers of pytest-xdist have folders of their own side by side, and one cluster.
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    installed = shared / "platform-installed"
+    with FileLock(shared / "platform.lock"):
+        if not installed.exists():
+            _install(platform, tmp_path_factory.mktemp("tiny-qwen2"))
+            installed.touch()
+    return platform
+
+
+def _install(platform: Platform, folder: Path) -> None:
     from tests.trainer.models import save_tiny_model
 
-    platform = Platform(cluster)
-    # Processes that share the cluster (pytest-xdist) install one after the other; all but the first change nothing.
-    with FileLock(Path(tempfile.gettempdir(), f"{cluster.context}-platform.lock")):
-        platform.install()
-        platform.upload_tiny(save_tiny_model(tmp_path_factory.mktemp("tiny-qwen2")))
-        assets.upload_demo(cluster.s3)
-    return platform
+    platform.install()
+    platform.upload_tiny(save_tiny_model(folder))
+    assets.upload_demo(platform.cluster.s3)
 
 
 @pytest.fixture

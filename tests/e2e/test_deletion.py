@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_operator.ports import JOBS, PODS, SERVICES
 from tests.e2e.test_interruptions import step_of
-from tests.kit.jobs import Jobs, Object
+from tests.kit.jobs import Jobs
 from tests.localcluster.waiting import until
 
 pytestmark = pytest.mark.cluster
 
 
 def children(jobs: Jobs, name: str) -> list[str]:
-    found: list[Object] = [child for kind in ("jobs", "pods", "services") for child in jobs.children(name, kind)]
-    return [f"{child['kind']}/{child['metadata']['name']}" for child in found]
+    return [
+        f"{resource.kind}/{child['metadata']['name']}"
+        for resource in (JOBS, PODS, SERVICES)
+        for child in jobs.children(name, resource)
+    ]
 
 
 @pytest.mark.parametrize(

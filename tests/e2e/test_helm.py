@@ -26,6 +26,6 @@ def test_a_running_job_survives_upgrade_uninstall_and_install(platform, jobs: Jo
     assert {pod["metadata"]["uid"] for pod in jobs.pods(name)} == {pod["metadata"]["uid"]}
 
     platform.install()
-    until("the operator is back", platform.operator_is_ready, seconds=60)
+    until("the operator is back", platform.operator_is_ready, seconds=60, pause=0.5)
     done = jobs.wait_succeeded(name)
     assert (done["status"]["run"], done["status"]["attempt"]) == (1, 1)

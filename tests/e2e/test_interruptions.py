@@ -83,7 +83,7 @@ def test_operator_and_api_server_may_die_without_a_running_job_noticing(platform
         jobs.wait(name, lambda job: step_of(job) > 0, what="training")
         platform.kill_operator()
         platform.restart_api_server()
-        until("the operator is back", platform.operator_is_ready, seconds=90)
+        until("the operator is back", platform.operator_is_ready, seconds=90, pause=0.5)
         done = jobs.wait_succeeded(name)
     assert done["status"]["attempt"] == 1
     assert {rank: len(uids) for rank, uids in history.uids_by_rank().items()} == {(name, "1", "1", "0"): 1}

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from finetune_operator.ports import FINETUNEJOBS, PODS, Resource
+from tests.kit.apiserver import ApiServer
 from tests.localcluster.kubectl import Kubectl
 
 Object = dict[str, Any]
@@ -41,6 +43,8 @@ class Jobs:
     def __init__(self, kubectl: Kubectl, namespace: str) -> None:
         self.kubectl = kubectl
         self.namespace = namespace
+        # What is asked for several times a second: a process each time would take the cores from the training.
+        self._api = ApiServer(kubectl.kubeconfig, kubectl.context)
 
     def apply(self, job: Mapping[str, Any], *, name: str | None = None) -> str:
         """Server-side apply into the namespace; returns the name."""
@@ -52,10 +56,10 @@ class Jobs:
         return str(document["metadata"]["name"])
 
     def get(self, name: str) -> Object:
-        return dict(self.kubectl.get("-n", self.namespace, "finetunejob", name))
+        return self._api.get(FINETUNEJOBS, self.namespace, name)
 
     def exists(self, name: str) -> bool:
-        return bool(self.kubectl("-n", self.namespace, "get", "finetunejob", name, "--ignore-not-found", "-o", "name"))
+        return any(job["metadata"]["name"] == name for job in self._api.list(FINETUNEJOBS, self.namespace))
 
     def patch(self, name: str, patch: str) -> None:
         self.kubectl("-n", self.namespace, "patch", "finetunejob", name, "--type=merge", "-p", patch)
@@ -63,12 +67,11 @@ class Jobs:
     def delete(self, name: str, *words: str) -> None:
         self.kubectl("-n", self.namespace, "delete", "finetunejob", name, *words, timeout=180)
 
-    def children(self, name: str, kind: str) -> list[Object]:
-        found = self.kubectl.get("-n", self.namespace, kind, "-l", f"finetune.dev/job-name={name}")
-        return list(found["items"])
+    def children(self, name: str, resource: Resource) -> list[Object]:
+        return self._api.children(resource, self.namespace, name)
 
     def pods(self, name: str, role: str = "train") -> list[Object]:
-        return [pod for pod in self.children(name, "pods") if pod["metadata"]["labels"]["finetune.dev/role"] == role]
+        return [pod for pod in self.children(name, PODS) if pod["metadata"]["labels"]["finetune.dev/role"] == role]
 
     def wait(
         self,
@@ -101,7 +104,7 @@ class Jobs:
         """Everything that a person would look at next."""
         name = job["metadata"]["name"]
         lines = [yaml.safe_dump(job.get("status", {}), sort_keys=False)]
-        for pod in self.children(name, "pods"):
+        for pod in self.children(name, PODS):
             pod_name = pod["metadata"]["name"]
             lines.append(f"--- pod {pod_name}: {pod['status'].get('phase')} on {pod['spec'].get('nodeName')}")
             try:

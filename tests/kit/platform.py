@@ -101,7 +101,7 @@ class Platform:
     def scale_operator(self, replicas: int) -> None:
         self.kubectl("-n", SYSTEM, "scale", "deployment", DEPLOYMENT, f"--replicas={replicas}")
         wanted = (lambda: self.operator_is_ready()) if replicas else (lambda: not self._operator_pods())
-        until(f"the operator has {replicas} replicas", wanted, seconds=90)
+        until(f"the operator has {replicas} replicas", wanted, seconds=90, pause=0.5)
 
     def operator_is_ready(self) -> bool:
         try:

@@ -33,6 +33,11 @@ class Cluster(Protocol):
     def kubectl(self) -> Kubectl: ...
 
     @property
+    def helm(self) -> Path:
+        """The program."""
+        ...
+
+    @property
     def s3(self) -> S3:
         """The storage; started when it is ours and not running."""
         ...

@@ -41,6 +41,7 @@ class Kubectl:
     """kubectl bound to a kubeconfig and a context."""
 
     def __init__(self, program: Path | str, kubeconfig: Path, context: str) -> None:
+        self.kubeconfig, self.context = kubeconfig, context
         self.argv = (str(program), f"--kubeconfig={kubeconfig}", f"--context={context}")
 
     def __call__(self, *words: str, stdin: str | None = None, timeout: float = 60) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from finetune_contract.progress import ProgressRecord
-from finetune_trainer import outcome
+from finetune_trainer import device, outcome
 from finetune_trainer.metrics import Metrics, flops_per_token, peak_flops
 from finetune_trainer.progress import Progress, ProgressCallback, Server
 from tests.trainer.builders import make_job
@@ -183,6 +183,22 @@ def test_a_taken_port_does_not_end_the_training(
 @pytest.mark.parametrize(("method", "want"), [("lora", 4.0), ("qlora", 4.0), ("full", 6.0), ("freeze", 6.0)])
 def test_flops_of_a_token(method: str, want: float) -> None:
     assert flops_per_token(torch.nn.Linear(10, 10, bias=False), method) == want * 100
+
+
+@pytest.mark.parametrize(("computes_bf16", "want"), [(True, {torch.bfloat16, torch.float32}), (False, {torch.float32})])
+def test_a_precision_that_the_cpu_would_emulate_is_not_measured(
+    computes_bf16: bool, want: set[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: set[torch.dtype] = set()
+
+    def rate(kind: torch.dtype, seconds: float) -> float:
+        measured.add(kind)
+        return 1.0
+
+    monkeypatch.setattr("finetune_trainer.metrics._matmul_rate", rate)
+    monkeypatch.setattr(device, "cpu", lambda: device.Device("cpu", "a CPU", computes_bf16=computes_bf16))
+    peak_flops()
+    assert measured == want
 
 
 def test_the_measured_peak_leaves_random_numbers_alone() -> None:

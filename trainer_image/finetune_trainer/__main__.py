@@ -91,6 +91,7 @@ def rank(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(na
         _end_on_sigterm("it had not begun")  # until the rank's own handler is there: importing torch takes seconds
         parsed = _read_job(job)
         libraries.set_up_training(parsed)
+        libraries.leave_out_unused(parsed)
         from finetune_trainer.preempt import StopRequest
         from finetune_trainer.start import Start
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 
 from finetune_contract.jobspec import JobFile
@@ -34,6 +35,13 @@ def set_up_training(job: JobFile) -> None:
         _default({"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0"})
     if job.spec.training.deepspeed and job.world.size == 1:
         _default(_ALONE)
+
+
+def leave_out_unused(job: JobFile) -> None:
+    """For a process of this one job: accelerate imports DeepSpeed in every training where it is installed, which takes
+    seconds and memory that only ZeRO needs."""
+    if job.spec.training.deepspeed is None:
+        sys.modules.setdefault("deepspeed", None)  # type: ignore[arg-type]  # Python's own way to say: not here
 
 
 def _default(variables: dict[str, str]) -> None:

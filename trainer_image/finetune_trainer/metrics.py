@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from finetune_contract.jobspec import JobFile
 from finetune_contract.progress import Stage
+from finetune_trainer import device
 
 _PREFIX = "finetune_trainer"
 _PEAK_BF16 = {
@@ -111,7 +112,9 @@ def peak_flops(*, seconds: float = 0.3) -> float | None:
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
         return next((peak for part, peak in _PEAK_BF16.items() if part in name), None)
-    return max(_matmul_rate(kind, seconds / 2) for kind in (torch.bfloat16, torch.float32))
+    # Where bf16 is emulated, one product would take seconds, and never be the faster one.
+    kinds = (torch.bfloat16, torch.float32) if device.cpu().computes_bf16 else (torch.float32,)
+    return max(_matmul_rate(kind, seconds / len(kinds)) for kind in kinds)
 
 
 def _matmul_rate(kind: torch.dtype, seconds: float, size: int = 1024) -> float:

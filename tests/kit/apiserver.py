@@ -25,10 +25,14 @@ class Missing(Exception):
 
 
 class ApiServer:
-    """Synchronous; one connection pool."""
+    """Synchronous; one connection pool.
 
-    def __init__(self, kubeconfig: Path) -> None:
-        self._client = config.new_client_from_config(config_file=str(kubeconfig))
+    Args:
+        context: of the kubeconfig; its current one when left out.
+    """
+
+    def __init__(self, kubeconfig: Path, context: str | None = None) -> None:
+        self._client = config.new_client_from_config(config_file=str(kubeconfig), context=context)
         self._client.configuration.retries = 3
 
     def close(self) -> None:
