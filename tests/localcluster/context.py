@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tests.localcluster import docker, gobuild, images, packages, s3
+from tests.localcluster import docker, gobuild, helm, images, packages, s3
 from tests.localcluster.cluster import UnsupportedError
 from tests.localcluster.commands import output_of
 from tests.localcluster.kubectl import Kubectl, find_kubectl
@@ -32,6 +32,10 @@ class ContextCluster:
     def kubectl(self) -> Kubectl:
         program = find_kubectl() or gobuild.build(gobuild.KUBERNETES, self._layout.cache) / "kubectl"
         return Kubectl(program, self.kubeconfig, self.context)
+
+    @functools.cached_property
+    def helm(self) -> Path:
+        return helm.ensure(self._layout.cache)
 
     @property
     def s3(self) -> S3:

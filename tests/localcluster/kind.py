@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.localcluster import docker, gobuild, gpus, images, s3
+from tests.localcluster import docker, gobuild, gpus, helm, images, s3
 from tests.localcluster.cleanup import remove_folders
 from tests.localcluster.commands import output_of, succeeds
 from tests.localcluster.daemons import Daemons
@@ -42,6 +42,10 @@ class KindCluster:
     def kubectl(self) -> Kubectl:
         program = find_kubectl() or gobuild.build(gobuild.KUBERNETES, self.layout.cache) / "kubectl"
         return Kubectl(program, self.kubeconfig, self.context)
+
+    @functools.cached_property
+    def helm(self) -> Path:
+        return helm.ensure(self.layout.cache)
 
     @property
     def s3(self) -> S3:

@@ -23,6 +23,7 @@ from tests.localcluster import (
     disk,
     gobuild,
     gpus,
+    helm,
     images,
     network,
     node,
@@ -82,8 +83,7 @@ class LocalCluster:
 
     @functools.cached_property
     def helm(self) -> Path:
-        """Helm 3 or 4 from the PATH, else built."""
-        return self._helm_from_path() or gobuild.build(gobuild.HELM, self.layout.cache) / "helm"
+        return helm.ensure(self.layout.cache)
 
     @property
     def s3(self) -> S3:
@@ -119,9 +119,9 @@ class LocalCluster:
 
     def _build_programs(self) -> None:
         """One after the other, as each takes all cores."""
-        helm = [] if self._helm_from_path() else [gobuild.HELM]
-        for program in (*gobuild.CLUSTER, *helm):
+        for program in gobuild.CLUSTER:
             gobuild.build(program, self.layout.cache)
+        helm.ensure(self.layout.cache)
 
     def _build_images(self, names: Iterable[str]) -> None:
         for name in names:
@@ -348,10 +348,6 @@ class LocalCluster:
     @property
     def _s3(self) -> S3:
         return s3.local(self.layout.state, self.layout.addresses.gateway)
-
-    def _helm_from_path(self) -> Path | None:
-        found = shutil.which("helm")
-        return Path(found) if found and succeeds(found, "version", "--short") else None
 
     def _check_disk(self, *, control_plane_only: bool = False) -> None:
         trainer = self.layout.cache / "registry/docker/registry/v2/repositories" / images.REPOSITORY / "trainer"
