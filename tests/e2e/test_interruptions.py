@@ -14,7 +14,7 @@ from tests.localcluster.waiting import until
 pytestmark = pytest.mark.cluster
 
 EVERY = 40
-LONG = {"training__maxSteps": 400, "checkpoint__everySteps": EVERY}
+LONG = {"training__maxSteps": 280, "checkpoint__everySteps": EVERY}
 
 
 def step_of(job: Object) -> int:
