@@ -7,11 +7,13 @@ compute. Last comes the test that takes the cluster down and looks for what was 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 
@@ -31,6 +33,7 @@ class Step:
 
     title: str
     argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def pytest_step(title: str, folders: tuple[str, ...], marks: str = "", *words: str) -> Step:
@@ -39,7 +42,12 @@ def pytest_step(title: str, folders: tuple[str, ...], marks: str = "", *words: s
     return Step(title, (*PYTEST, *folders, *(("-m", marks) if marks else ()), *words))
 
 
-ALONE = [pytest_step("without a cluster", WITHOUT_CLUSTER, "not nightly and not cluster")]
+ALONE = [
+    replace(
+        pytest_step("without a cluster", WITHOUT_CLUSTER, "not nightly and not cluster"),
+        environment={"OMP_NUM_THREADS": "1"},  # tiny models: a second thread would spin on the other lane's core
+    )
+]
 # From scratch: what somebody installed on a running cluster would take part in the tests.
 CLUSTER = [Step("cluster down", (*LOCALCLUSTER, "down")), Step("cluster up", (*LOCALCLUSTER, "up", "--images"))]
 ON_CLUSTER = [
@@ -84,7 +92,13 @@ def run(terminal: Terminal, lane: str, step: Step) -> bool:
     started = time.monotonic()
     terminal.say(lane, f"=== {step.title}")
     with subprocess.Popen(
-        step.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, cwd=ROOT
+        step.argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **step.environment},
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -6,6 +6,7 @@ from typing import Any
 from finetune_contract import names
 from finetune_contract.jobspec import Spec
 from finetune_operator.core.model import CONTAINER, Role
+from finetune_operator.core.quantity import parse_quantity
 from finetune_operator.core.render.child import ANNOTATION_JOB_FILE, Child, labels
 
 USER = 65532
@@ -104,6 +105,9 @@ def _environment(child: Child) -> list[dict[str, str]]:
     }
     if child.service:
         values[names.ENV_MASTER_ADDR] = f"{child.name}-0.{child.service}"
+    if parse_quantity(child.job.spec.resources.cpu) < 1:
+        # A thread for each CPU of the node would spin while it waits for its fraction of one, and take it from others.
+        values["OMP_NUM_THREADS"] = "1"
     return [{"name": name, "value": value} for name, value in values.items()]
 
 

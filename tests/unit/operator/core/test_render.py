@@ -81,6 +81,13 @@ def test_the_job_file_is_read_back_by_the_trainer(role: Role) -> None:
     assert (file.prepared is None) == (role is Role.PREPARE)
 
 
+@pytest.mark.parametrize(("cpu", "want"), [("200m", "1"), ("1", None), (8, None)])
+def test_a_pod_that_asks_for_less_than_a_cpu_computes_with_one_thread(cpu: str | int, want: str | None) -> None:
+    child = child_of(make_job().having("resources.cpu", cpu), make_class("cpu"))
+    [container] = render_job(child)["spec"]["template"]["spec"]["containers"]
+    assert {item["name"]: item["value"] for item in container["env"]}.get("OMP_NUM_THREADS") == want
+
+
 def test_a_child_carries_nothing_of_its_parents_metadata() -> None:
     job = make_job()
     raw = job.build()
