@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.localcluster import gobuild
-from tests.localcluster.commands import succeeds
+from tests.localcluster.helm import ensure
 from tests.localcluster.layout import Layout
 
 CHART = Path(__file__).parents[2] / "helm" / "finetune-operator"
@@ -63,13 +61,17 @@ class Helm:
         return Rendered(self._template(json.dumps(values or {}), words))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first one may have to wait until Helm is compiled, beside a Kubernetes that is compiled, too."""
+    for item in items:
+        if "helm" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.fixture(scope="session")
 def helm() -> Helm:
     """Helm of the PATH, else built from its Go module."""
-    found = shutil.which("helm")
-    if found and succeeds(found, "version", "--short"):
-        return Helm(Path(found))
-    return Helm(gobuild.build(gobuild.HELM, Layout.default().cache) / "helm")
+    return Helm(ensure(Layout.default().cache))
 
 
 @pytest.fixture(scope="session")

@@ -118,10 +118,10 @@ class LocalCluster:
                 each.result()
 
     def _build_programs(self) -> None:
-        """One after the other, as each takes all cores."""
+        """One after the other, as each takes all cores; Helm first: the chart's tests wait for it."""
+        helm.ensure(self.layout.cache)
         for program in gobuild.CLUSTER:
             gobuild.build(program, self.layout.cache)
-        helm.ensure(self.layout.cache)
 
     def _build_images(self, names: Iterable[str]) -> None:
         for name in names:
