@@ -16,11 +16,6 @@ from tests.kit.platform import Platform
 from tests.localcluster.local import LocalCluster
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest job first: workers that run beside one another end at about the same time."""
-    items.sort(key=lambda item: "test_quickstart" not in item.nodeid)
-
-
 @pytest.fixture(scope="session")
 def platform(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Platform:
     platform = Platform(cluster)

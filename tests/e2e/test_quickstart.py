@@ -10,10 +10,12 @@ from tests.kit.jobs import Jobs, condition, load_example
 pytestmark = pytest.mark.cluster
 
 
+@pytest.mark.serial  # it computes on both cores for minutes
+@pytest.mark.timeout(1500)
 def test_applying_the_quickstart_yields_a_verified_adapter_that_lowers_the_held_out_loss(platform, jobs: Jobs) -> None:
     [job] = load_example("quickstart.yaml")
     name = jobs.apply(job)
-    done = jobs.wait_succeeded(name, seconds=600)
+    done = jobs.wait_succeeded(name, seconds=1200)
 
     evaluation, artifact = done["status"]["evaluation"], done["status"]["artifact"]
     assert float(evaluation["lossAfter"]) < float(evaluation["lossBefore"]) - 0.2
