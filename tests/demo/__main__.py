@@ -19,9 +19,9 @@ from tests.kit.chart import Chart, image_values, prepare_cluster
 from tests.kit.jobs import Jobs, Object, condition, load_example
 from tests.localcluster import connect
 from tests.localcluster.cluster import choose
+from tests.localcluster.images import IMAGES
 
 NAMESPACE = "finetune-demo"
-IMAGES = ("operator", "trainer")
 EXAMPLE = "quickstart.yaml"
 PROGRESS_INTERVAL_SECONDS = 5
 WAYS = {

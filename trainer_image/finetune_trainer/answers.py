@@ -21,7 +21,6 @@ def greedy(
         end_of_turn: the token that ends an answer; the tokenizer's end of text ends it as well.
         synced_gpus: each rank goes on until all have ended, as ZeRO-3 needs it.
     """
-    import torch
     from transformers import GenerationConfig
 
     encoded = tokenizer(
@@ -34,12 +33,11 @@ def greedy(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=sorted({end_of_turn, tokenizer.eos_token_id}),
     )
-    with torch.no_grad():
-        generated = model.generate(
-            input_ids=encoded["input_ids"],
-            attention_mask=encoded["attention_mask"],
-            generation_config=config,
-            synced_gpus=synced_gpus,
-        )
+    generated = model.generate(
+        input_ids=encoded["input_ids"],
+        attention_mask=encoded["attention_mask"],
+        generation_config=config,
+        synced_gpus=synced_gpus,
+    )
     new = generated[:, encoded["input_ids"].shape[1] :]
     return tuple(text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True))

@@ -40,35 +40,34 @@ def load_model(
     Raises:
         ConfigurationError: the weights cannot be loaded.
     """
-    from transformers import AutoModelForCausalLM
-
     if quantization is not None and files.gguf:
         files = _without_gguf(files, scratch / f"unpacked-{process.local_rank}")
-    arguments: dict[str, Any] = {"dtype": _dtype(settings), "attn_implementation": settings.attention}
-    if files.gguf:
-        arguments["quantization_config"] = _plain_gguf()
+    arguments: dict[str, Any] = {"attn_implementation": settings.attention}
     if quantization is not None:
         arguments["quantization_config"] = _bitsandbytes(quantization, settings)
         if settings.zero_stage != 3:  # there DeepSpeed places the weights
             arguments["device_map"] = {"": process.local_rank if device.is_gpu else "cpu"}
     try:
-        model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, **arguments)
+        model = load_weights(files, _dtype(settings), **arguments)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         message = f"the weights cannot be loaded: {first_line}"
         raise ConfigurationError(message, field=FIELD, reason="ModelNotLoadable") from error
-    if files.gguf:
-        _forget_gguf(model)
     if quantization is not None:
         _keep_cpu_layout(model)
     return model
 
 
-def load_plain(files: ModelFiles, dtype: Any) -> Any:
-    """The model as it is used, not trained: weights without quantisation, in this precision."""
+def load_weights(files: ModelFiles, dtype: Any, **arguments: Any) -> Any:
+    """The model in this precision; a .gguf is unpacked to plain weights.
+
+    Args:
+        arguments: of transformers' `from_pretrained`.
+    """
     from transformers import AutoModelForCausalLM
 
-    arguments = {"quantization_config": _plain_gguf()} if files.gguf else {}
+    if files.gguf:
+        arguments["quantization_config"] = _plain_gguf()
     with parsed_once(files):
         model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype=dtype, **arguments)
     if files.gguf:
@@ -124,7 +123,7 @@ def _without_gguf(files: ModelFiles, folder: Path) -> ModelFiles:
     """A .gguf brings its own quantisation, which excludes another one: unpack it to a folder first."""
     import torch
 
-    load_plain(files, torch.bfloat16).save_pretrained(folder)
+    load_weights(files, torch.bfloat16).save_pretrained(folder)
     return ModelFiles(folder, None, files.trust_remote_code)
 
 

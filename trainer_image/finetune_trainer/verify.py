@@ -64,7 +64,7 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
     import torch
     import transformers
 
-    from finetune_trainer.model import load_plain, load_tokenizer
+    from finetune_trainer.model import load_tokenizer, load_weights
 
     transformers.logging.set_verbosity_error()
     files = source.fetch(model, storage, folder / "base")
@@ -73,7 +73,7 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
     ask = _asker(tokenizer, questions)
     # On a CPU that does not compute in bf16, that takes ten times as long as fp32.
     dtype = torch.bfloat16 if device.cpu().computes_bf16 else torch.float32
-    base = load_plain(files, dtype).eval()
+    base = load_weights(files, dtype).eval()
     if manifest.kind == "adapter":
         from peft import PeftModel
 
@@ -82,7 +82,7 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
             before = ask(trained)
     else:
         before = ask(base)
-        trained = load_plain(saved, dtype).eval()
+        trained = load_weights(saved, dtype).eval()
     return [Answer(*three) for three in zip(questions, before, ask(trained), strict=True)]
 
 
