@@ -20,19 +20,19 @@ setup:  ## Install uv where it is missing, and the locked environment into .venv
 
 .PHONY: demo
 demo: setup  ## From nothing to a verified adapter on a real cluster (KUBE_CONTEXT=… for a cluster of yours)
-	@$(RUN) python -m tests.demo
+	@$(RUN) python -m dev.demo
 
 .PHONY: up
 up: setup  ## Start the local cluster
-	@$(RUN) python -m tests.localcluster up
+	@$(RUN) python -m dev.localcluster up
 
 .PHONY: down
 down: setup  ## Stop the local cluster; nothing stays behind but the caches
-	@$(RUN) python -m tests.localcluster down
+	@$(RUN) python -m dev.localcluster down
 
 .PHONY: status
 status: setup  ## What of the local cluster runs
-	@$(RUN) python -m tests.localcluster status
+	@$(RUN) python -m dev.localcluster status
 
 .PHONY: lint
 lint: setup  ## ruff, mypy --strict, import-linter
@@ -52,7 +52,7 @@ test-unit: setup  ## Tests that need no cluster: operator core, crash harness, c
 
 .PHONY: test
 test: lint  ## Every test; starts the local cluster and stops it at the end
-	$(RUN) python -m tests.run
+	$(RUN) python -m dev.lanes
 
 .PHONY: test-nightly
 test-nightly: setup  ## The full depth: 200 kill points and what else takes too long for every change

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from dev.localcluster.cluster import Cluster
     from finetune_operator.kube import KubeClient
-    from tests.localcluster.cluster import Cluster
 
 _OWN_CONTEXTS = {"finetune-localcluster", "kind-finetune"}
 _NEED_CLUSTER = {"control_plane", "cluster", "real_kube_api"}
@@ -36,8 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def control_plane() -> Cluster:
     """An API server with its controllers, and the CRDs of this checkout."""
+    from dev.localcluster import connect
     from tests.api import crds
-    from tests.localcluster import connect
 
     found = connect()
     refuse_foreign(found.context)
@@ -78,7 +78,7 @@ class fresh_namespace:  # noqa: N801 - a context manager, for fixtures of any sc
         self._name = f"{prefix}-{secrets.token_hex(4)}"
 
     def __enter__(self) -> str:
-        from tests.kit import namespaces
+        from dev.kit import namespaces
 
         self._kubectl.apply(namespaces.restricted(self._name))
         return self._name

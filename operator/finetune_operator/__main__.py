@@ -23,8 +23,8 @@ from finetune_operator.feed import CLASSES, Feed, phase_counts
 from finetune_operator.leader import Election
 from finetune_operator.logs import configure_logs
 from finetune_operator.metrics import Metrics
+from finetune_operator.polling import ProgressPoller, fetch_from
 from finetune_operator.ports import PODS, ApiError, Key, NotFound, Retryable
-from finetune_operator.progress import ProgressPoller, fetch_from
 from finetune_operator.reconciler import Reconciler
 from finetune_operator.settings import VARIABLES, Settings, SettingsError, read_settings
 from finetune_operator.workqueue import RetryLater, WorkQueue, work

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from finetune_operator.core.model import GpuClass, Node
+from finetune_operator.core.objects import GpuClass, Node
 from finetune_operator.core.placement import members
 from finetune_operator.ports import GPUCLASSES, Conflict, Json, KubeApi, NotFound, Observed
 

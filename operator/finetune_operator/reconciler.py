@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune_contract import names
 from finetune_operator.core.decide import decide
-from finetune_operator.core.model import ChildJob, FineTuneJob, GpuClass, Node
+from finetune_operator.core.objects import ChildJob, FineTuneJob, GpuClass, Node
 from finetune_operator.core.options import Options
 from finetune_operator.core.plan import Action, Create, DeleteJob, Plan, Trust
 from finetune_operator.core.snapshot import Obstacle, ObstacleKind, Snapshot, Warning, parse_jobs, parse_pods

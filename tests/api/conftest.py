@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dev.kit.apiserver import ApiServer, Missing
+from dev.localcluster.cluster import Cluster
 from finetune_operator.ports import GPUCLASSES, NODES, Resource
 from tests.api.hand import Hand
 from tests.api.operatorprocess import OperatorProcess, trouble
 from tests.conftest import fresh_namespace, write_kubeconfig
-from tests.kit.apiserver import ApiServer, Missing
-from tests.localcluster.cluster import Cluster
 
 _INSTALLED = ("deployments", "--all-namespaces", "-l", "app.kubernetes.io/name=finetune-operator")
 

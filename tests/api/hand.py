@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from dev.kit.apiserver import ApiServer, Missing, Object, wait_for
+from dev.kit.jobs import condition, is_finished, is_observed
+from dev.kit.specs import set_path
 from finetune_contract import names
 from finetune_contract.termination import TerminationRecord
 from finetune_operator.ports import EVENTS, FINETUNEJOBS, GPUCLASSES, JOBS, NODES, PODS
 from tests.api.crds import JOB
-from tests.kit.apiserver import ApiServer, Missing, Object, wait_for
-from tests.kit.jobs import condition, is_finished, is_observed
-from tests.kit.specs import set_path
 
 NODE_LABEL = f"{names.GROUP}/api-test"
 _FAR_PAST = "2020-01-01T00:00:00Z"

@@ -17,7 +17,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.kit.apiserver import wait_for
+from dev.kit.apiserver import wait_for
 
 ROOT = Path(__file__).parents[2]
 TRAINER_IMAGE = "localhost/finetune-trainer:api-test"

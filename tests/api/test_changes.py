@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from dev.kit.apiserver import wait_for
+from dev.kit.jobs import condition
 from finetune_operator.ports import GPUCLASSES, JOBS, NODES, PODS
 from tests.api.hand import NODE_LABEL, Hand
 from tests.builders.records import prepared_record, stopped_record, trained_record
-from tests.kit.apiserver import wait_for
-from tests.kit.jobs import condition
 
 
 def test_suspend_stops_the_pods_and_resume_goes_on_with_the_next_attempt(hand: Hand) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
+from dev.localcluster.commands import CommandError, output_of
+from dev.localcluster.waiting import until
 from tests.api.crds import JOB, Object, changed, install
-from tests.localcluster.commands import CommandError, output_of
-from tests.localcluster.waiting import until
 
 pytestmark = pytest.mark.cluster
 

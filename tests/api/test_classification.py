@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from dev.kit.jobs import condition
 from finetune_contract.exitcodes import ExitCode
 from finetune_contract.termination import TerminationRecord
 from tests.api.hand import Hand
 from tests.builders.records import failed_record, prepared_record, stopped_record
-from tests.kit.jobs import condition
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from dev.kit.apiserver import ApiServer
+from dev.localcluster.cluster import Cluster, UnsupportedError
 from finetune_operator.ports import FINETUNEJOBS, JOBS, LEASES
 from tests.api.hand import Hand
 from tests.api.operatorprocess import OperatorProcess, trouble
 from tests.builders.records import failed_record, prepared_record, trained_record
-from tests.kit.apiserver import ApiServer
-from tests.localcluster.cluster import Cluster, UnsupportedError
 
 Own = tuple[Hand, OperatorProcess]
 

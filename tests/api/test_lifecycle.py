@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from dev.kit.apiserver import Object, wait_for
+from dev.kit.jobs import condition
 from finetune_contract import names
 from finetune_contract.progress import ProgressRecord
 from finetune_operator.ports import EVENTS, FINETUNEJOBS, SERVICES
 from tests.api.hand import Hand
 from tests.api.operatorprocess import OperatorProcess
 from tests.builders.records import prepared_record, progress_record, trained_record
-from tests.kit.apiserver import Object, wait_for
-from tests.kit.jobs import condition
 
 
 def test_a_job_is_prepared_trained_and_succeeds(

@@ -16,6 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from dev.kit.apiserver import ApiServer, wait_for
+from dev.localcluster import connect
 from finetune_operator.ports import PODS
 from tests.api import crds
 from tests.api.conftest import scene
@@ -23,8 +25,6 @@ from tests.api.hand import Hand
 from tests.api.operatorprocess import OperatorProcess
 from tests.builders.records import prepared_record, trained_record
 from tests.conftest import refuse_foreign, write_kubeconfig
-from tests.kit.apiserver import ApiServer, wait_for
-from tests.localcluster import connect
 
 OUTPUT = Path(__file__).parents[2] / "build" / "bench" / "operator.json"
 

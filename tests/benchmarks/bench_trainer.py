@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dev.kit.sample_data import faq_alpaca, smollm2_gguf
 from finetune_contract.jobspec import Prepared
-from finetune_trainer import prepare, train
-from finetune_trainer.hooks import NoHooks
-from tests.demo_assets import faq_alpaca, smollm2_gguf
+from finetune_trainer.prepare import preparation as prepare
+from finetune_trainer.training import train
+from finetune_trainer.training.hooks import NoHooks
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_contract import names
 from finetune_contract.termination import TerminationRecord
-from finetune_operator.core.model import CONTAINER, LABEL_JOB_UID, Role
+from finetune_operator.core.objects import CONTAINER, LABEL_JOB_UID, Role
 from finetune_operator.core.render.child import child_name
 from tests.builders.jobs import NAMESPACE, Json
 

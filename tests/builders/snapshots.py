@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_contract.progress import ProgressRecord
 from finetune_operator.core.identity import defaults_of, run_hash
-from finetune_operator.core.model import FineTuneJob, GpuClass, Node
+from finetune_operator.core.objects import FineTuneJob, GpuClass, Node
 from finetune_operator.core.options import Options
 from finetune_operator.core.plan import Trust
 from finetune_operator.core.snapshot import Obstacle, Snapshot, Warning, parse_jobs, parse_pods

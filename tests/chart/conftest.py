@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.localcluster.helm import ensure
-from tests.localcluster.layout import Layout
+from dev.localcluster.helm import ensure
+from dev.localcluster.layout import Layout
 
 CHART = Path(__file__).parents[2] / "helm" / "finetune-operator"
 Object = dict[str, Any]

@@ -16,7 +16,7 @@ from finetune_contract.exitcodes import ExitCode
 from finetune_contract.jobspec import JobFile
 from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import MAX_BYTES, EvaluationResult, SampleAnswer, TerminationRecord
-from finetune_operator.core.model import FineTuneJob, GpuClass, Role
+from finetune_operator.core.objects import FineTuneJob, GpuClass, Role
 from finetune_operator.core.render.child import Child, job_file
 from finetune_operator.core.world import plan_world
 from tests.builders.jobs import make_class, make_job

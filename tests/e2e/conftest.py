@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.kit import assets, namespaces
-from tests.kit.jobs import Jobs
-from tests.kit.platform import Platform
-from tests.localcluster.local import LocalCluster
+from dev.kit import assets, namespaces
+from dev.kit.jobs import Jobs
+from dev.kit.platform import Platform
+from dev.localcluster.local import LocalCluster
 
 
 @pytest.fixture(scope="session")

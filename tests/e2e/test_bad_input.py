@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.jobs import Jobs, condition
+from dev.kit.jobs import Jobs, condition
 
 pytestmark = pytest.mark.cluster
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from dev.kit.jobs import Jobs
+from dev.localcluster.waiting import until
 from finetune_operator.ports import JOBS, PODS, SERVICES
 from tests.e2e.test_interruptions import step_of
-from tests.kit.jobs import Jobs
-from tests.localcluster.waiting import until
 
 pytestmark = pytest.mark.cluster
 

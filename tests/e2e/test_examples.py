@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit.jobs import Jobs, Object, condition, load_example
+from dev.kit.jobs import Jobs, Object, condition, load_example
 
 pytestmark = pytest.mark.cluster
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dev.kit.jobs import Jobs
+from dev.localcluster.waiting import until
 from tests.e2e.test_interruptions import step_of
-from tests.kit.jobs import Jobs
-from tests.localcluster.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.serial]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.kit.jobs import Jobs, Object
-from tests.kit.podhistory import PodHistory
-from tests.localcluster.waiting import until
+from dev.kit.jobs import Jobs, Object
+from dev.kit.podhistory import PodHistory
+from dev.localcluster.waiting import until
 
 pytestmark = pytest.mark.cluster
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from dev.kit.jobs import Jobs, Object
+from dev.localcluster import packages
+from dev.localcluster.waiting import until
 from tests.e2e.test_interruptions import step_of
-from tests.kit.jobs import Jobs, Object
-from tests.localcluster import packages
-from tests.localcluster.waiting import until
 
 pytestmark = pytest.mark.cluster
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.kit.jobs import Jobs, condition
+from dev.kit.jobs import Jobs, condition
 
 pytestmark = pytest.mark.cluster
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.demo.verifier import verify_in_pod
-from tests.kit.jobs import Jobs, condition, load_example
+from dev.demo.verifier import verify_in_pod
+from dev.kit.jobs import Jobs, condition, load_example
 
 pytestmark = pytest.mark.cluster
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_contract import names
 from finetune_contract.termination import TerminationRecord
-from finetune_operator.core.model import CONTAINER
+from finetune_operator.core.objects import CONTAINER
 from finetune_operator.core.timestamps import format_time
 from finetune_operator.ports import FINETUNEJOBS, JOBS, NODES, PODS, SERVICES, Json, Key, Resource
 from tests.builders.records import prepared_record, stopped_record, trained_record

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster import LocalCluster
-from tests.localcluster.cluster import choose
-from tests.localcluster.kubectl import Kubectl
-from tests.localcluster.layout import Layout
+from dev.localcluster import LocalCluster
+from dev.localcluster.cluster import choose
+from dev.localcluster.kubectl import Kubectl
+from dev.localcluster.layout import Layout
 
 _LAST = Path(__file__).with_name("test_down.py")
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster import cluster, disk, local, packages, s3
-from tests.localcluster.cluster import Cluster, UnsupportedError, choose, connect
-from tests.localcluster.context import ContextCluster
-from tests.localcluster.daemons import Daemons
-from tests.localcluster.kind import KindCluster
-from tests.localcluster.kubectl import is_near
-from tests.localcluster.layout import Layout
-from tests.localcluster.local import LocalCluster, foreign_kubernetes
-from tests.localcluster.pull import PullError, has_image, pull_pod
+from dev.localcluster import cluster, disk, local, packages, s3
+from dev.localcluster.cluster import Cluster, UnsupportedError, choose, connect
+from dev.localcluster.context import ContextCluster
+from dev.localcluster.daemons import Daemons
+from dev.localcluster.kind import KindCluster
+from dev.localcluster.kubectl import is_near
+from dev.localcluster.layout import Layout
+from dev.localcluster.local import LocalCluster, foreign_kubernetes
+from dev.localcluster.pull import PullError, has_image, pull_pod
 
 STORAGE = {"S3_ENDPOINT": "http://s3", "S3_BUCKET": "b", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
 

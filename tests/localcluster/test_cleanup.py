@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster import cleanup, network
-from tests.localcluster.layout import Layout
+from dev.localcluster import cleanup, network
+from dev.localcluster.layout import Layout
 
 MOUNTS = """\
 proc /proc proc rw 0 0

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster import archive, baseimage, gobuild, images
-from tests.localcluster.gobuild import digest_of
-from tests.localcluster.images import content_digest
-from tests.localcluster.layout import ROOT
+from dev.localcluster import archive, baseimage, gobuild, images
+from dev.localcluster.gobuild import digest_of
+from dev.localcluster.images import content_digest
+from dev.localcluster.layout import ROOT
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster.daemons import Daemon, DaemonError, Daemons, parse_stat, read_stat
-from tests.localcluster.waiting import until
+from dev.localcluster.daemons import Daemon, DaemonError, Daemons, parse_stat, read_stat
+from dev.localcluster.waiting import until
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcluster import LocalCluster
-from tests.localcluster.commands import output_of
+from dev.localcluster import LocalCluster
+from dev.localcluster.commands import output_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.localcluster import LocalCluster
-from tests.localcluster.kubectl import Manifest
-from tests.localcluster.s3 import S3
-from tests.localcluster.waiting import until
+from dev.localcluster import LocalCluster
+from dev.localcluster.kubectl import Manifest
+from dev.localcluster.s3 import S3
+from dev.localcluster.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

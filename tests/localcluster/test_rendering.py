@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.localcluster import controlplane, coredns, gpus, node, registry, s3
-from tests.localcluster.layout import Addresses, Layout
-from tests.localcluster.node import Node
-from tests.localcluster.pki import Authority, render_kubeconfig
-from tests.localcluster.s3 import S3, Keys
-from tests.localcluster.services import service_to
+from dev.localcluster import controlplane, coredns, gpus, node, registry, s3
+from dev.localcluster.layout import Addresses, Layout
+from dev.localcluster.node import Node
+from dev.localcluster.pki import Authority, render_kubeconfig
+from dev.localcluster.s3 import S3, Keys
+from dev.localcluster.services import service_to
 
 
 @pytest.fixture

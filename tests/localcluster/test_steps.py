@@ -10,15 +10,15 @@ from threading import Event
 import pytest
 from rich.console import Console
 
-from tests.localcluster import progress
-from tests.localcluster.waiting import until
+from dev.localcluster import console
+from dev.localcluster.waiting import until
 
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     output = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(file=output, force_terminal=True, width=200, no_color=True))
-    monkeypatch.setattr(progress, "_WORTH_A_LINE_SECONDS", 0)
+    monkeypatch.setattr(console, "console", Console(file=output, force_terminal=True, width=200, no_color=True))
+    monkeypatch.setattr(console, "_WORTH_A_LINE_SECONDS", 0)
     return output
 
 
@@ -31,7 +31,7 @@ def test_steps_side_by_side_share_the_line(terminal: io.StringIO) -> None:
     seen = Event()
 
     def run(title: str) -> None:
-        with progress.step(title) as show:
+        with console.step(title) as show:
             show("at work")
             assert seen.wait(timeout=10)
 
@@ -47,7 +47,7 @@ def test_steps_side_by_side_share_the_line(terminal: io.StringIO) -> None:
 
 
 def test_a_step_within_a_step_ends_first_and_a_failed_one_ends_too(terminal: io.StringIO) -> None:
-    with pytest.raises(ValueError, match="broken"), progress.step("outer"), progress.step("inner"):
+    with pytest.raises(ValueError, match="broken"), console.step("outer"), console.step("inner"):
         raise ValueError("broken")
     assert finished(terminal) == ["✗ inner", "✗ outer"]
     shown, hidden = (terminal.getvalue().rfind(code) for code in ("\x1b[?25h", "\x1b[?25l"))

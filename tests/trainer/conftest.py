@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from finetune_contract.jobspec import JobFile
-from finetune_trainer.storage import Storage
+from finetune_trainer.artifacts.storage import Storage
 from tests.trainer.builders import make_job
 
 BUCKET = "team"

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
+from finetune_trainer.artifacts.storage import Storage, StoredObject
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.storage import Storage, StoredObject
 
 
 class FolderStorage(Storage):

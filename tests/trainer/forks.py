@@ -24,14 +24,16 @@ def _import_all() -> None:
     import transformers
     import transformers.models.qwen2.modeling_qwen2
 
-    from finetune_trainer import __main__, prepare, start, train  # noqa: F401
+    from finetune_trainer import (
+        train,  # noqa: F401
+    )
     from tests.trainer import models  # noqa: F401
 
     _ = (transformers.Trainer, transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
 
 
 def main() -> None:
-    from finetune_trainer import libraries
+    from finetune_trainer.rank import libraries
 
     libraries.set_up("file://")
     _import_all()

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from finetune_contract.jobspec import JobFile
-from finetune_trainer import train
-from finetune_trainer.hooks import NoHooks
+from finetune_trainer.training import train
+from finetune_trainer.training.hooks import NoHooks
 from tests.trainer.folders import FolderStorage
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract.jobspec import JobFile, Prepared
-from finetune_trainer import prepare, train
-from finetune_trainer.hooks import NoHooks
+from finetune_trainer.prepare import preparation as prepare
+from finetune_trainer.training import train
+from finetune_trainer.training.hooks import NoHooks
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
 

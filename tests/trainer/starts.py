@@ -18,7 +18,8 @@ from finetune_contract.jobspec import Identity, JobFile, Prepared
 from finetune_contract.manifest import MANIFEST_NAME, Manifest
 from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import TerminationRecord
-from finetune_trainer import checkpoint, manifests, outcome
+from finetune_trainer.artifacts import checkpoint, manifests
+from finetune_trainer.pod import outcome
 from tests.trainer.conftest import S3
 from tests.trainer.runs import _small as small
 from tests.trainer.runs import write_rows

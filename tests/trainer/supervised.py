@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from finetune_contract.jobspec import World
-from finetune_trainer import outcome, supervisor
+from finetune_trainer.pod import outcome, supervisor
 
 
 def main(order: dict[str, str]) -> None:

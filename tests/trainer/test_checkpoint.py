@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from finetune_contract.manifest import MANIFEST_NAME
-from finetune_trainer import checkpoint
-from finetune_trainer.checkpoint import Uploads
+from finetune_trainer.artifacts import checkpoint
+from finetune_trainer.artifacts.checkpoint import Uploads
+from finetune_trainer.artifacts.fence import Fence
+from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import NoValidCheckpoint, Superseded, Transient
-from finetune_trainer.fence import Fence
-from finetune_trainer.ranks import Nodes, Ranks
-from finetune_trainer.storage import Storage
+from finetune_trainer.rank.collectives import Nodes, Ranks
 from tests.trainer.conftest import S3
 from tests.trainer.starts import Runner
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.artifacts.fence import Fence
+from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import Superseded
-from finetune_trainer.fence import Fence
-from finetune_trainer.storage import Storage
 from tests.trainer.conftest import S3
 
 

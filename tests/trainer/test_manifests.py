@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from finetune_contract.manifest import MANIFEST_NAME, Manifest, digest
-from finetune_trainer import manifests
+from finetune_trainer.artifacts import manifests
+from finetune_trainer.artifacts.manifests import Damaged
+from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import Superseded, Transient
-from finetune_trainer.manifests import Damaged
-from finetune_trainer.storage import Storage
 from tests.trainer.conftest import S3
 
 CONTENT = {"weights.bin": bytes(range(256)) * 20, "config.json": b"{}", "deep/rng.pt": b"\x00\x01\x02"}

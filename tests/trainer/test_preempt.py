@@ -9,7 +9,7 @@ import pytest
 
 from finetune_contract.progress import Stage
 from finetune_trainer.errors import StoppedAfterSave
-from finetune_trainer.preempt import StopRequest
+from finetune_trainer.pod.preemption import StopRequest
 from tests.trainer.starts import Runner, digests, losses
 
 

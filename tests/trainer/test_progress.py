@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from finetune_contract.progress import ProgressRecord
-from finetune_trainer import device, outcome
-from finetune_trainer.metrics import Metrics, flops_per_token, peak_flops
-from finetune_trainer.progress import Progress, ProgressCallback, Server
+from finetune_trainer.pod import outcome
+from finetune_trainer.pod.metrics import Metrics, flops_per_token, peak_flops
+from finetune_trainer.pod.progress import Progress, ProgressCallback, Server
+from finetune_trainer.rank import device
 from tests.trainer.builders import make_job
 
 JOB = make_job({"training": {"perDeviceBatchSize": 4, "gradientAccumulationSteps": 2}})
@@ -195,7 +196,7 @@ def test_a_precision_that_the_cpu_would_emulate_is_not_measured(
         measured.add(kind)
         return 1.0
 
-    monkeypatch.setattr("finetune_trainer.metrics._matmul_rate", rate)
+    monkeypatch.setattr("finetune_trainer.pod.metrics._matmul_rate", rate)
     monkeypatch.setattr(device, "cpu", lambda: device.Device("cpu", "a CPU", computes_bf16=computes_bf16))
     peak_flops()
     assert measured == want

@@ -8,10 +8,11 @@ import pytest
 from finetune_contract import layout
 from finetune_contract.jobspec import JobFile
 from finetune_contract.manifest import MANIFEST_NAME, digest
-from finetune_trainer import publish, verify
+from finetune_trainer import verify
+from finetune_trainer.artifacts import publish
+from finetune_trainer.artifacts.fence import Fence
+from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import ConfigurationError, Superseded, Transient
-from finetune_trainer.fence import Fence
-from finetune_trainer.storage import Storage
 from tests.trainer.conftest import S3
 from tests.trainer.starts import Runner, digests
 

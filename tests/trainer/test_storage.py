@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import ConfigurationError, TrainerError, Transient
-from finetune_trainer.storage import Storage
 from tests.trainer.conftest import S3
 
 FIELD = "spec.dataset.train[0].source"

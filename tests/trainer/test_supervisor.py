@@ -16,8 +16,8 @@ from finetune_contract.exitcodes import ExitCode
 from finetune_contract.jobspec import World
 from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import ArtifactResult, TerminationRecord
-from finetune_trainer import outcome
-from finetune_trainer.supervisor import RankEnd, available_cpus, conclude, rank_environment
+from finetune_trainer.pod import outcome
+from finetune_trainer.pod.supervisor import RankEnd, available_cpus, conclude, rank_environment
 
 # What a rank script can use: no torch, no pydantic, so that a process starts in milliseconds.
 PRELUDE = """
@@ -246,7 +246,7 @@ def _pending(pid: int, *signals: signal.Signals) -> bool:
 def test_it_starts_at_once() -> None:
     """Neither torch nor boto3: seconds of start, and memory that PID 1 would hold for the whole training."""
     code = (
-        "import sys, finetune_trainer.__main__, finetune_trainer.supervisor\n"
+        "import sys, finetune_trainer.__main__, finetune_trainer.pod.supervisor\n"
         "print(*{'torch', 'boto3'}.intersection(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

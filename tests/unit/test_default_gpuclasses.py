@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_operator.core.model import GpuClass, Node
+from finetune_operator.core.objects import GpuClass, Node
 from finetune_operator.core.placement import is_member
 from finetune_operator.core.quantity import parse_quantity
 

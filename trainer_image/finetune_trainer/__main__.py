@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from finetune_contract import names
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import TerminationRecord
-from finetune_trainer import libraries, outcome
 from finetune_trainer.errors import ConfigurationError, StoppedAfterSave, TrainerError
+from finetune_trainer.pod import outcome
+from finetune_trainer.rank import libraries
 
 app = typer.Typer(
     help=__doc__.splitlines()[0] if __doc__ else None,
@@ -47,8 +48,8 @@ def prepare(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path
         _end_on_sigterm("nothing was begun that another preparation does not do again")
         parsed = _read_job(job)
         libraries.set_up(parsed.spec.model.source)
-        from finetune_trainer import prepare as preparation
-        from finetune_trainer.storage import Storage
+        from finetune_trainer.artifacts.storage import Storage
+        from finetune_trainer.prepare import preparation
 
         storage = Storage.from_job(parsed)
         storage.probe(parsed.spec.output.uri)
@@ -71,7 +72,7 @@ def train(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(n
     """
 
     def work() -> TerminationRecord:
-        from finetune_trainer import supervisor
+        from finetune_trainer.pod import supervisor
 
         world = _read_job(job).world
         os.environ.update({names.ENV_JOB_FILE: str(job), names.ENV_SCRATCH_DIR: str(scratch)})  # for the ranks
@@ -92,7 +93,7 @@ def rank(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(na
         parsed = _read_job(job)
         libraries.set_up_training(parsed)
         libraries.leave_out_unused(parsed)
-        from finetune_trainer.preempt import StopRequest
+        from finetune_trainer.pod.preemption import StopRequest
         from finetune_trainer.start import Start
 
         stop = StopRequest()

@@ -14,17 +14,19 @@ from finetune_contract import layout
 from finetune_contract.jobspec import JobFile
 from finetune_contract.progress import Stage
 from finetune_contract.termination import EvaluationResult, TerminationRecord
-from finetune_trainer import checkpoint, outcome, publish, train
-from finetune_trainer.checkpoint import CheckpointCallback, Uploads
+from finetune_trainer.artifacts import checkpoint, publish
+from finetune_trainer.artifacts.checkpoint import CheckpointCallback, Uploads
+from finetune_trainer.artifacts.fence import Fence
+from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import StoppedAfterSave
-from finetune_trainer.fence import Fence
-from finetune_trainer.hooks import Report, TrainerContext
-from finetune_trainer.metrics import Metrics
-from finetune_trainer.preempt import PreemptCallback, StopRequest
-from finetune_trainer.progress import Progress, ProgressCallback, Server
-from finetune_trainer.ranks import Nodes, Ranks
-from finetune_trainer.sft_trainer import LogLines
-from finetune_trainer.storage import Storage
+from finetune_trainer.pod import outcome
+from finetune_trainer.pod.metrics import Metrics
+from finetune_trainer.pod.preemption import PreemptCallback, StopRequest
+from finetune_trainer.pod.progress import Progress, ProgressCallback, Server
+from finetune_trainer.rank.collectives import Nodes, Ranks
+from finetune_trainer.training import train
+from finetune_trainer.training.hooks import Report, TrainerContext
+from finetune_trainer.training.trainer import LogLines
 
 
 class Start:

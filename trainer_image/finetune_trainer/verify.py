@@ -12,11 +12,15 @@ from finetune_contract import names
 from finetune_contract.jobspec import Model
 from finetune_contract.manifest import MANIFEST_NAME, Manifest, digest
 from finetune_contract.termination import ArtifactResult, TerminationRecord
-from finetune_trainer import answers, device, libraries, manifests, outcome, source
+from finetune_trainer.artifacts import manifests
+from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.model import source
+from finetune_trainer.objectives.sft.rows import Renderer
+from finetune_trainer.pod import outcome
 from finetune_trainer.prepare.formats import Conversation, Message
-from finetune_trainer.prepare.render import Renderer
-from finetune_trainer.storage import Storage
+from finetune_trainer.rank import device, libraries
+from finetune_trainer.training import answers
 
 _FIELD = "URI"
 _MAX_NEW_TOKENS = 128
@@ -64,7 +68,7 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
     import torch
     import transformers
 
-    from finetune_trainer.model import load_tokenizer, load_weights
+    from finetune_trainer.model.loading import load_tokenizer, load_weights
 
     transformers.logging.set_verbosity_error()
     files = source.fetch(model, storage, folder / "base")

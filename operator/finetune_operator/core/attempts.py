@@ -9,7 +9,7 @@ from typing import Any
 from finetune_operator.core.classify import End, EndKind
 from finetune_operator.core.conditions import Reason, as_sentence, truncated
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.model import ChildJob, Role
+from finetune_operator.core.objects import ChildJob, Role
 from finetune_operator.core.outcomes import fail_run
 from finetune_operator.core.plan import Event
 from finetune_operator.core.render.child import child_name

@@ -12,7 +12,7 @@ from enum import Enum
 from finetune_contract.exitcodes import ExitCode
 from finetune_contract.termination import TerminationRecord
 from finetune_operator.core.conditions import Reason, as_sentence
-from finetune_operator.core.model import JobEnd, Pod, Role
+from finetune_operator.core.objects import JobEnd, Pod, Role
 
 
 class EndKind(Enum):

@@ -11,13 +11,13 @@ from finetune_operator.core.policies.creation import (
     wait_for_backoff,
     wait_for_former_pods,
 )
+from finetune_operator.core.policies.disappearance import take_loss
 from finetune_operator.core.policies.ending import take_end
 from finetune_operator.core.policies.final import keep_verdict
 from finetune_operator.core.policies.fit import check_fit
-from finetune_operator.core.policies.loss import take_loss
 from finetune_operator.core.policies.planning import plan_placement
-from finetune_operator.core.policies.progress import take_progress
 from finetune_operator.core.policies.recording import record_child
+from finetune_operator.core.policies.reporting import take_progress
 from finetune_operator.core.policies.retention import remove_strays
 from finetune_operator.core.policies.run import start_run
 from finetune_operator.core.policies.suspend import stop_for_suspend

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from finetune_operator.core.model import GpuClass, Node, Raw
+from finetune_operator.core.objects import GpuClass, Node, Raw
 
 _Labels = Mapping[str, str]
 

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from finetune_contract.progress import ProgressRecord
-from finetune_operator.core.model import LABEL_JOB_UID, ChildJob, FineTuneJob, GpuClass, Node, Pod, Raw, Role
+from finetune_operator.core.objects import LABEL_JOB_UID, ChildJob, FineTuneJob, GpuClass, Node, Pod, Raw, Role
 from finetune_operator.core.options import Options
 from finetune_operator.core.plan import Trust
 from finetune_operator.core.status import Status

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.core.conditions import Condition, ConditionStatus, ConditionType, find
-from finetune_operator.core.model import Raw, Role
+from finetune_operator.core.objects import Raw, Role
 
 MAX_HISTORY = 10
 

@@ -1,7 +1,7 @@
 """The processes of an attempt, from spec and GPU class."""
 
 from finetune_contract.jobspec import Resources, World
-from finetune_operator.core.model import GpuClass
+from finetune_operator.core.objects import GpuClass
 
 
 def plan_world(resources: Resources, gpu_class: GpuClass, allow_cpu_for_gpu: bool = False) -> World:

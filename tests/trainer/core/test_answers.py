@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finetune_trainer import answers
+from finetune_trainer.training import answers
 from tests.trainer.models import save_tiny_model
 
 PROMPTS = ["<|im_start|>user\nWhat comes after 7?<|im_end|>\n<|im_start|>assistant\n", "Short"]

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune_trainer import prepare
 from finetune_trainer.errors import DataError
+from finetune_trainer.prepare import preparation as prepare
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer import prepare
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.prepare import preparation as prepare
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
 from tests.trainer.models import save_tiny_model

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from finetune_trainer.batches import FILLER, Collator, Cut, RowSet, StepSampler, global_batches, micro_batches
-from finetune_trainer.prepare.render import TokenRow
+from finetune_trainer.objectives.sft.rows import TokenRow
+from finetune_trainer.training.batches import FILLER, Collator, Cut, RowSet, StepSampler, global_batches, micro_batches
 
 LENGTHS = [3, 50, 7, 9, 41, 12, 5, 33, 8, 21, 2, 17, 29]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
-from finetune_trainer.gguf_parsing import parsed_once
-from finetune_trainer.source import ModelFiles
+from finetune_trainer.model.gguf_parsing import parsed_once
+from finetune_trainer.model.source import ModelFiles
 
 WIDTH, LAYERS, HEADS, VOCABULARY = 32, 2, 4, 64
 PLAIN = {"dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}

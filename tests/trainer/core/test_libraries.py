@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer import libraries
+from finetune_trainer.rank import libraries
 from tests.trainer.builders import make_job
 
 

@@ -7,7 +7,7 @@ import peft
 import pytest
 import torch
 
-from finetune_trainer import lora
+from finetune_trainer.model import lora
 
 
 class _Model(torch.nn.Module):

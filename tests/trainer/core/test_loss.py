@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from finetune_trainer import loss as loss_
-from finetune_trainer.loss import IGNORED, LabelledLoss
+from finetune_trainer.objectives.sft import loss as loss_
+from finetune_trainer.objectives.sft.loss import IGNORED, LabelledLoss
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from finetune_trainer.optimizer import AdamWithMasters
+from finetune_trainer.model.optimizer import AdamWithMasters
 
 
 def _parameters(dtype: torch.dtype) -> list[torch.nn.Parameter]:

@@ -11,11 +11,11 @@ import pytest
 
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import PreparedResult
-from finetune_trainer import prepare
+from finetune_trainer.objectives.sft.rows import Renderer
+from finetune_trainer.prepare import preparation as prepare
 from finetune_trainer.prepare import store
 from finetune_trainer.prepare.formats import Conversation, Message, parse
 from finetune_trainer.prepare.readers import Row
-from finetune_trainer.prepare.render import Renderer
 from finetune_trainer.prepare.templates import TEMPLATES
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer import settings
-from finetune_trainer.device import Device
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.rank import settings
+from finetune_trainer.rank.device import Device
 from tests.trainer.builders import make_job
 
 EPYC = Device("cpu", "EPYC", computes_bf16=True)

@@ -13,10 +13,10 @@ from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from finetune_trainer.errors import AcceleratorOutOfMemory, ConfigurationError, Diverged
-from finetune_trainer.hooks import NoHooks
-from finetune_trainer.loss import LabelledLoss
+from finetune_trainer.objectives.sft.loss import LabelledLoss
 from finetune_trainer.prepare import store
-from finetune_trainer.train import TrainResult
+from finetune_trainer.training.hooks import NoHooks
+from finetune_trainer.training.train import TrainResult
 from tests.trainer.runs import ROWS, Bench, losses, write_rows
 
 LORA = {"type": "lora", "lora": {"rank": 4}}

@@ -13,9 +13,9 @@ from aiohttp import web
 
 from finetune_contract import names
 from finetune_contract.progress import ProgressRecord
-from finetune_operator import progress
+from finetune_operator import polling as progress
+from finetune_operator.polling import MAX_BYTES, Fetch, ProgressPoller, fetch_from, targets
 from finetune_operator.ports import Json, Key
-from finetune_operator.progress import MAX_BYTES, Fetch, ProgressPoller, fetch_from, targets
 from tests.builders.records import progress_record
 from tests.unit.operator.virtualtime import run
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from finetune_contract.jobspec import JobFile
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.source import FIELD, ModelFiles
+from finetune_trainer.model.source import FIELD, ModelFiles
 
 
 def build_without_weights(files: ModelFiles, source: str) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from finetune_trainer.prepare.render import TokenRow
+from finetune_trainer.objectives.sft.rows import TokenRow
 
 FORMAT_VERSION = 1
 """Raised when the same inputs would be prepared otherwise: part of the digest."""

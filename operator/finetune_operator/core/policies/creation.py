@@ -7,7 +7,7 @@ child would use the number again.
 from finetune_operator.core.attempts import current_child, current_name, is_written_down
 from finetune_operator.core.conditions import Reason, as_sentence
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.model import Role
+from finetune_operator.core.objects import Role
 from finetune_operator.core.plan import Create, Trust
 from finetune_operator.core.render.child import Child
 from finetune_operator.core.render.job import render_job

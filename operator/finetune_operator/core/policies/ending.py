@@ -7,7 +7,7 @@ from finetune_operator.core.attempts import current_child, note_end, retry
 from finetune_operator.core.classify import End, EndKind, classify
 from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.model import Role
+from finetune_operator.core.objects import Role
 from finetune_operator.core.outcomes import fail_run, succeed_run
 from finetune_operator.core.plan import Event, Trust
 

@@ -3,7 +3,7 @@
 from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason
 from finetune_operator.core.draft import Draft
 from finetune_operator.core.memory import cures, predicted_bytes
-from finetune_operator.core.model import Role
+from finetune_operator.core.objects import Role
 from finetune_operator.core.outcomes import fail_run
 from finetune_operator.core.quantity import gib
 from finetune_operator.core.world import plan_world

@@ -7,7 +7,7 @@ must not shake a job that runs.
 from finetune_contract.jobspec import Resources, World
 from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.model import GpuClass, Role
+from finetune_operator.core.objects import GpuClass, Role
 from finetune_operator.core.outcomes import fail_run
 from finetune_operator.core.placement import members, why_none_matches
 from finetune_operator.core.snapshot import Snapshot

@@ -5,7 +5,7 @@ Finished Jobs of former attempts of this run stay as evidence, and go with the F
 """
 
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.model import ChildJob
+from finetune_operator.core.objects import ChildJob
 from finetune_operator.core.plan import DeleteJob, Trust
 from finetune_operator.core.render.child import child_name
 from finetune_operator.core.snapshot import Snapshot

@@ -8,7 +8,7 @@ from dataclasses import replace
 from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason
 from finetune_operator.core.draft import Draft
 from finetune_operator.core.identity import run_hash
-from finetune_operator.core.model import ChildJob
+from finetune_operator.core.objects import ChildJob
 from finetune_operator.core.plan import DeleteJob, Trust
 from finetune_operator.core.snapshot import Snapshot
 from finetune_operator.core.status import Status

@@ -8,7 +8,7 @@ from datetime import datetime
 from finetune_operator.core.attempts import current_child
 from finetune_operator.core.conditions import Condition, ConditionStatus, ConditionType, Reason, as_sentence
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.model import ChildJob, Pod, Role
+from finetune_operator.core.objects import ChildJob, Pod, Role
 
 _IMAGE_PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _NOT_STARTING = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"}

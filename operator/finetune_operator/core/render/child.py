@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_contract import names
 from finetune_contract.jobspec import Identity, JobFile, Prepared, World
-from finetune_operator.core.model import LABEL_JOB_UID, FineTuneJob, GpuClass, Raw, Role
+from finetune_operator.core.objects import LABEL_JOB_UID, FineTuneJob, GpuClass, Raw, Role
 from finetune_operator.core.options import Options
 
 ANNOTATION_JOB_FILE = f"{names.GROUP}/job-file"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune_operator.core.model import CONTAINER, Role
+from finetune_operator.core.objects import CONTAINER, Role
 from finetune_operator.core.render.child import ANNOTATION_JOB_FILE, Child, job_file, labels, metadata
 from finetune_operator.core.render.pod import render_pod_spec
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from finetune_contract import names
 from finetune_contract.jobspec import Spec
-from finetune_operator.core.model import CONTAINER, Role
+from finetune_operator.core.objects import CONTAINER, Role
 from finetune_operator.core.quantity import parse_quantity
 from finetune_operator.core.render.child import ANNOTATION_JOB_FILE, Child, labels
 

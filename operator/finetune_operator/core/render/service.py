@@ -3,7 +3,7 @@
 from typing import Any
 
 from finetune_contract import names
-from finetune_operator.core.model import LABEL_JOB_UID
+from finetune_operator.core.objects import LABEL_JOB_UID
 from finetune_operator.core.render.child import Child, labels, metadata
 
 

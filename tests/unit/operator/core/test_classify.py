@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from finetune_operator.core.classify import EndKind, classify
-from finetune_operator.core.model import ChildJob, Pod, Role
+from finetune_operator.core.objects import ChildJob, Pod, Role
 from tests.builders.children import ChildBuilder, PodBuilder, prepare_child, prepare_pod, train_child, train_pod
 from tests.builders.records import failed_record, prepared_record, stopped_record, trained_record
 

@@ -9,7 +9,7 @@ import pytest
 
 from finetune_operator.core.decide import decide
 from finetune_operator.core.plan import Create, DeleteJob, Plan, Trust
-from finetune_operator.core.policies.progress import progress_block
+from finetune_operator.core.policies.reporting import progress_block
 from finetune_operator.core.snapshot import Obstacle, ObstacleKind
 from tests.builders.children import prepare_child, prepare_pod, train_child, train_pod
 from tests.builders.jobs import PRODUCT, make_class, make_job, make_node, make_t4

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from finetune_contract.jobspec import JobFile, World
-from finetune_operator.core.model import FineTuneJob, GpuClass, Role
+from finetune_operator.core.objects import FineTuneJob, GpuClass, Role
 from finetune_operator.core.options import Options
 from finetune_operator.core.render.child import ANNOTATION_JOB_FILE, Child
 from finetune_operator.core.render.job import render_job

@@ -7,9 +7,9 @@ from finetune_contract.progress import ProgressRecord
 from finetune_operator.core.conditions import Condition, as_sentence, truncated, with_condition
 from finetune_operator.core.identity import defaults_of, run_hash
 from finetune_operator.core.memory import cures, predicted_bytes
-from finetune_operator.core.model import ChildJob, FineTuneJob, GpuClass, Node
+from finetune_operator.core.objects import ChildJob, FineTuneJob, GpuClass, Node
 from finetune_operator.core.placement import is_matched, is_member, why_none_matches
-from finetune_operator.core.policies.progress import progress_block
+from finetune_operator.core.policies.reporting import progress_block
 from finetune_operator.core.quantity import gib, parse_quantity
 from tests.builders.children import train_child
 from tests.builders.jobs import GPU, PRODUCT, JobBuilder, make_class, make_job, make_node, make_t4

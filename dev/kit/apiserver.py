@@ -1,0 +1,110 @@
+"""The API server as a test drives it: raw JSON, resources by the operator's own names, no process a call."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kubernetes import client, config
+
+from finetune_contract import names
+from finetune_operator.kube import _path
+from finetune_operator.ports import Resource
+
+Object = dict[str, Any]
+Objects = list[Object]
+T = TypeVar("T")
+
+_MERGE_PATCH = "application/merge-patch+json"
+
+
+class Missing(Exception):
+    """404."""
+
+
+class ApiServer:
+    """Synchronous; one connection pool.
+
+    Args:
+        context: of the kubeconfig; its current one when left out.
+    """
+
+    def __init__(self, kubeconfig: Path, context: str | None = None) -> None:
+        self._client = config.new_client_from_config(config_file=str(kubeconfig), context=context)
+        self._client.configuration.retries = 3
+
+    def close(self) -> None:
+        self._client.close()
+
+    def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
+        return self._call("GET", _path(resource, namespace, name))
+
+    def list(self, resource: Resource, namespace: str | None = None, **labels: str) -> Objects:
+        query = [("labelSelector", ",".join(f"{key}={value}" for key, value in labels.items()))] if labels else []
+        return list(self._call("GET", _path(resource, namespace), query=query)["items"])
+
+    def children(self, resource: Resource, namespace: str, job: str, **labels: str) -> Objects:
+        """What works for a FineTuneJob, oldest first."""
+        found = self.list(resource, namespace, **{names.LABEL_JOB_NAME: job, **labels})
+        return sorted(found, key=lambda obj: (obj["metadata"]["creationTimestamp"], obj["metadata"]["name"]))
+
+    def create(self, resource: Resource, namespace: str | None, body: Object) -> Object:
+        return self._call("POST", _path(resource, namespace), body=body)
+
+    def patch(
+        self, resource: Resource, namespace: str | None, name: str, body: Object, subresource: str = ""
+    ) -> Object:
+        path = _path(resource, namespace, name) + (f"/{subresource}" if subresource else "")
+        return self._call("PATCH", path, body=body, content_type=_MERGE_PATCH)
+
+    def delete(self, resource: Resource, namespace: str | None, name: str, **options: Any) -> None:
+        self._call("DELETE", _path(resource, namespace, name), body={"propagationPolicy": "Background", **options})
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: list[tuple[str, str]] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        try:
+            response = self._client.call_api(
+                path,
+                method,
+                query_params=query,
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                _request_timeout=30,
+            )
+        except client.ApiException as error:
+            if error.status == 404:
+                raise Missing(path) from error
+            raise AssertionError(f"{method} {path}: {error.status} {error.body}") from error
+        return dict(json.loads(response.data))
+
+
+def wait_for(
+    what: str,
+    look: Callable[[], T | None],
+    *,
+    seconds: float = 60,
+    explain: Callable[[], str] = str,
+    pause: float = 0.1,
+) -> T:
+    """The first answer that says something. AssertionError with an explanation when none does in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not {what} within {seconds:g} s\n{explain()}")
+        time.sleep(pause)

@@ -1,0 +1,175 @@
+"""The project's images: which there are, what their content is called, and how to build them.
+
+A reference names the content (Dockerfile, lock, code), so an image that exists under it needs no rebuild.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.localcluster import baseimage, registry
+from dev.localcluster.commands import CommandError, succeeds
+from dev.localcluster.console import step
+from dev.localcluster.layout import ROOT, Layout
+
+REPOSITORY = "finetune-operator"
+_PUSH = ("--compression-format=zstd", "--compression-level=1")
+_IGNORED = {"__pycache__"}
+_HOST_FILES = (  # what an image build needs of this machine where registries sit behind a private authority
+    ("/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt"),
+    ("/etc/pip.conf", "/etc/pip.conf"),
+    ("/etc/uv/uv.toml", "/etc/uv/uv.toml"),
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """One Dockerfile with the paths that it copies."""
+
+    name: str
+    dockerfile: str
+    code: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.dockerfile, "pyproject.toml", "uv.lock", *self.code)
+
+
+OPERATOR = Image(
+    "operator",
+    "operator/Dockerfile",
+    ("operator/finetune_operator", "contract/finetune_contract", "crds"),
+)
+TRAINER = Image(
+    "trainer",
+    "trainer_image/Dockerfile",
+    ("trainer_image/build_shm_op.py", "trainer_image/finetune_trainer", "contract/finetune_contract"),
+)
+# Debian with Python alone: for tests that need a pod and no program of ours.
+BASE = "base"
+IMAGES = {image.name: image for image in (OPERATOR, TRAINER)}
+NAMES = (*IMAGES, BASE)
+
+
+def content_digest(root: Path, inputs: tuple[str, ...], *words: str) -> str:
+    """A digest of the files at or below `inputs`: their paths, modes and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(_files(root, inputs)):
+        content = path.read_bytes()
+        mode = "x" if os.access(path, os.X_OK) else "-"
+        digest.update(f"{path.relative_to(root)}\0{mode}\0{len(content)}\0".encode() + content)
+    for word in words:
+        digest.update(f"{word}\0".encode())
+    return digest.hexdigest()[:12]
+
+
+def _files(root: Path, inputs: tuple[str, ...]) -> Iterator[Path]:
+    for name in inputs:
+        start = root / name
+        if start.is_file():
+            yield start
+            continue
+        for path in start.rglob("*"):
+            if path.is_file() and path.suffix != ".pyc" and not _IGNORED.intersection(path.parts):
+                yield path
+
+
+def tag(name: str) -> str:
+    """The tag of the image's present content."""
+    if name == BASE:
+        return baseimage.digest()
+    if name not in IMAGES:
+        raise KeyError(f"there is no image {name}: know {', '.join(NAMES)}")
+    return content_digest(ROOT, IMAGES[name].inputs)
+
+
+def reference(name: str, host: str) -> str:
+    """`host/finetune-operator/name:tag`."""
+    return f"{host}/{REPOSITORY}/{name}:{tag(name)}"
+
+
+class Buildah:
+    """Image builds without a daemon, in a store of our own."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.argv = (
+            "buildah",
+            f"--root={layout.buildah}",
+            f"--runroot={layout.run}/buildah",
+            "--storage-driver=overlay",
+        )
+
+    def ensure(self, name: str) -> str:
+        """The reference of the image in the local registry (which must run), built and pushed when missing."""
+        full = reference(name, registry.HOST)
+        if registry.holds(full):
+            return full
+        return self.publish(name, registry.HOST, "--tls-verify=false")
+
+    def publish(self, name: str, host: str, *options: str) -> str:
+        """Build and push to any registry: what it has of the layers is not sent again."""
+        base = self._base()
+        if name == BASE:
+            full = reference(name, host)
+            self._run("tag the base image", "tag", base, full)
+        else:
+            with self._frozen_context(IMAGES[name]) as (context, now):
+                full = f"{host}/{REPOSITORY}/{name}:{now}"
+                self._run(f"build {name} image", *self._build(IMAGES[name], base, full, context), str(context))
+        # A registry takes no plain layers from buildah; the fastest zstd halves them and costs less than writing them.
+        self._run(f"push {name} image", "push", *_PUSH, *options, full)
+        return full
+
+    def _build(self, image: Image, base: str, full: str, context: Path) -> Iterator[str]:
+        yield from ("bud", "--isolation=chroot", "--layers", f"--build-arg=BASE_IMAGE={base}", f"--tag={full}")
+        yield f"--file={context / image.dockerfile}"
+        for here, there in _HOST_FILES:
+            if Path(here).exists():
+                yield f"--volume={here}:{there}:ro"
+
+    @contextmanager
+    def _frozen_context(self, image: Image) -> Iterator[tuple[Path, str]]:
+        """A copy of the inputs with their tag: somebody may edit the code while the image is built."""
+        with tempfile.TemporaryDirectory() as folder:
+            context = Path(folder)
+            for path in _files(ROOT, image.inputs):
+                target = context / path.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+                target.chmod(path.stat().st_mode & 0o755 | 0o644)
+                os.utime(target, (0, 0))  # the layer cache looks at it
+            yield context, content_digest(context, image.inputs)
+
+    def _base(self) -> str:
+        name = f"localhost/finetune-base:{baseimage.digest()}"
+        if not succeeds(*self.argv, "inspect", "--type=image", name):
+            with tempfile.TemporaryDirectory(dir=self.layout.cache) as folder:
+                with step("bootstrap the base image"):
+                    baseimage.write_context(Path(folder))
+                self._run("import the base image", "bud", "--isolation=chroot", f"--tag={name}", folder)
+        return name
+
+    def _run(self, title: str, *words: str) -> None:
+        argv = [*self.argv, *words]
+        log = self.layout.cache / "image-builds.log"
+        with (
+            step(title) as show,
+            log.open("a") as sink,
+            subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        ):
+            assert process.stdout
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                sink.write(line)
+                show(line.strip())
+        if process.returncode:
+            raise CommandError(argv, process.returncode, "".join(lines[-60:]))

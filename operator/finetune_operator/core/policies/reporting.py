@@ -1,0 +1,94 @@
+"""How far is it? status.progress and status.checkpoint, from what was pulled and from termination records.
+
+Written on change, and pulled records at most once an interval; a final record always, so that nothing is lost when
+the operator was down meanwhile.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from finetune_contract.progress import ProgressRecord
+from finetune_operator.core.attempts import current_child
+from finetune_operator.core.draft import Draft
+from finetune_operator.core.objects import Role
+from finetune_operator.core.timestamps import format_time, parse_time
+
+
+def take_progress(draft: Draft) -> Draft:
+    if draft.status.role is not Role.TRAIN:
+        return draft
+    final = _final_record(draft)
+    if final is not None:
+        return note_record(draft, final)
+    pulled = draft.snapshot.progress
+    if pulled is None or not _is_current(draft, pulled):
+        return draft
+    wait = _seconds_until_due(draft)
+    if wait > 0:
+        return draft.again(wait)
+    return note_record(draft, pulled)
+
+
+def note_record(draft: Draft, record: ProgressRecord) -> Draft:
+    now = format_time(draft.snapshot.now)
+    shown = progress_block(record)
+    before = {name: value for name, value in draft.status.progress.items() if name != "updatedAt"}
+    if shown != before:
+        draft = draft.update(progress={**shown, "updatedAt": now})
+    step = record.checkpoint_step
+    if step is not None and step > draft.status.checkpoint_step:
+        draft = draft.update(checkpoint={"step": step, "uri": record.checkpoint_uri or "", "time": now})
+    return draft
+
+
+def progress_block(record: ProgressRecord) -> dict[str, Any]:
+    """Measured floats as strings of fixed precision, so that a diff is stable."""
+    percent = 100 * record.step // record.total_steps if record.total_steps else 0
+    block: dict[str, Any] = {
+        "stage": record.stage,
+        "display": f"{record.step}/{record.total_steps} ({percent}%)" if record.total_steps else "",
+        "step": record.step,
+        "totalSteps": record.total_steps,
+        "percent": percent,
+        "epoch": f"{record.epoch:.2f}",
+        "loss": "" if record.loss is None else f"{record.loss:.4f}",
+        "tokensPerSecond": "" if record.tokens_per_second is None else f"{record.tokens_per_second:.1f}",
+    }
+    if record.eta_seconds:  # 0 at the end, when evaluation and upload are still to come
+        block |= {"etaSeconds": record.eta_seconds, "eta": _duration(record.eta_seconds)}
+    return {name: value for name, value in block.items() if value != ""}
+
+
+def _duration(seconds: int) -> str:
+    """As kubectl shows ages: the two largest units."""
+    days, rest = divmod(seconds, 86_400)
+    hours, rest = divmod(rest, 3_600)
+    minutes, seconds = divmod(rest, 60)
+    if days:
+        return f"{days}d{hours}h"
+    if hours:
+        return f"{hours}h{minutes}m"
+    return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
+
+
+def _final_record(draft: Draft) -> ProgressRecord | None:
+    """Of the rank that got furthest, among the pods of this attempt that have ended. While the Job has not ended as
+    well, it waits: the end is about to be written anyway."""
+    job = current_child(draft)
+    if job is not None and not job.is_finished and not job.is_being_deleted:
+        return None
+    pods = draft.snapshot.pods_of(Role.TRAIN, draft.status.run, draft.status.attempt)
+    found = [pod.record.progress for pod in pods if pod.record is not None and pod.record.progress is not None]
+    return max(found, key=lambda record: (record.step, record.checkpoint_step or 0), default=None)
+
+
+def _is_current(draft: Draft, record: ProgressRecord) -> bool:
+    return (record.run, record.attempt) == (draft.status.run, draft.status.attempt)
+
+
+def _seconds_until_due(draft: Draft) -> float:
+    updated = parse_time(draft.status.progress.get("updatedAt"))
+    if updated is None:
+        return 0.0
+    due = updated + timedelta(seconds=draft.snapshot.options.progress_interval_seconds)
+    return (due - draft.snapshot.now).total_seconds()

@@ -1,0 +1,153 @@
+"""Loads the model to train, in the precision and with the attention that were chosen."""
+
+from pathlib import Path
+from typing import Any
+
+from finetune_contract.jobspec import Quantization
+from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.model.gguf_parsing import parsed_once
+from finetune_trainer.model.source import FIELD, ModelFiles
+from finetune_trainer.rank.device import Device, Process
+from finetune_trainer.rank.settings import Settings
+
+
+def load_tokenizer(files: ModelFiles) -> Any:
+    """The tokenizer, with a token to pad with. The vocabulary is never resized: padding is masked, so any token
+    serves."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(**files.from_pretrained)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    files: ModelFiles,
+    settings: Settings,
+    device: Device,
+    process: Process,
+    quantization: Quantization | None,
+    scratch: Path,
+) -> Any:
+    """The causal language model, on this process's device where that is where it is loaded (quantised), else on the
+    CPU.
+
+    Args:
+        quantization: None for weights as they are.
+        scratch: takes a .gguf model in the transformers format when it is quantised anew.
+
+    Raises:
+        ConfigurationError: the weights cannot be loaded.
+    """
+    if quantization is not None and files.gguf:
+        files = _without_gguf(files, scratch / f"unpacked-{process.local_rank}")
+    arguments: dict[str, Any] = {"attn_implementation": settings.attention}
+    if quantization is not None:
+        arguments["quantization_config"] = _bitsandbytes(quantization, settings)
+        if settings.zero_stage != 3:  # there DeepSpeed places the weights
+            arguments["device_map"] = {"": process.local_rank if device.is_gpu else "cpu"}
+    try:
+        model = load_weights(files, _dtype(settings), **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        message = f"the weights cannot be loaded: {first_line}"
+        raise ConfigurationError(message, field=FIELD, reason="ModelNotLoadable") from error
+    if quantization is not None:
+        _keep_cpu_layout(model)
+    return model
+
+
+def load_weights(files: ModelFiles, dtype: Any, **arguments: Any) -> Any:
+    """The model in this precision; a .gguf is unpacked to plain weights.
+
+    Args:
+        arguments: of transformers' `from_pretrained`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if files.gguf:
+        arguments["quantization_config"] = _plain_gguf()
+    with parsed_once(files):
+        model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype=dtype, **arguments)
+    if files.gguf:
+        _forget_gguf(model)
+    return model
+
+
+def decoder_layers(model: Any) -> list[Any]:
+    """The layers of the decoder, first to last, by whatever name the model keeps them."""
+    from torch.nn import ModuleList
+
+    lists = [list(child) for child in model.get_decoder().children() if isinstance(child, ModuleList)]
+    return max(lists, key=len, default=[])
+
+
+def compile_layers(model: Any) -> None:
+    """torch.compile of the decoder layer by layer: all have the same code, so one of them is compiled, in half a
+    minute; the decoder as a whole takes many. Shapes are dynamic, as each batch has its own width.
+
+    Where the first layer's input needs no gradient (frozen embeddings) it would be compiled for itself, for little
+    gain: it stays as it is.
+    """
+    layers = decoder_layers(model)
+    trains_embeddings = any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters())
+    for layer in layers if trains_embeddings else layers[1:]:
+        layer.compile(dynamic=True)
+
+
+def _dtype(settings: Settings) -> Any:
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[settings.precision]
+
+
+def _bitsandbytes(quantization: Quantization, settings: Settings) -> Any:
+    """bitsandbytes as in QLoRA (arXiv:2305.14314): NF4 with double quantisation, or LLM.int8() (arXiv:2208.07339)."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantization.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_compute_dtype=_dtype(settings),
+        # ZeRO-3 partitions weights of one dtype together: the packed ones must carry the dtype of the others.
+        bnb_4bit_quant_storage=_dtype(settings) if settings.zero_stage == 3 else torch.uint8,
+    )
+
+
+def _without_gguf(files: ModelFiles, folder: Path) -> ModelFiles:
+    """A .gguf brings its own quantisation, which excludes another one: unpack it to a folder first."""
+    import torch
+
+    load_weights(files, torch.bfloat16).save_pretrained(folder)
+    return ModelFiles(folder, None, files.trust_remote_code)
+
+
+def _plain_gguf() -> Any:
+    """Unpacked to plain weights: packed ones (with the `kernels` package) compute in fp32 and cannot train."""
+    from transformers import GgufConfig
+
+    return GgufConfig(dequantize=True)
+
+
+def _forget_gguf(model: Any) -> None:
+    """The weights are plain by now, but a model that remembers its GGUF quantiser refuses to be saved and trained."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    for name in ("quantization_method",):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _keep_cpu_layout(model: Any) -> None:
+    """bitsandbytes repacks 4-bit weights for AVX512-BF16 at the first forward pass in eval mode, and trains wrongly on
+    them afterwards: an evaluation in mid-training would corrupt what follows."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

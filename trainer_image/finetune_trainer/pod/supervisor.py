@@ -1,0 +1,244 @@
+"""PID 1 of a training pod: starts the ranks of this node, passes SIGTERM on, and says how they ended.
+
+torchrun is not used: it turns every exit code into 1 and kills the ranks 30 s after SIGTERM, in the middle of a save.
+Knows processes, signals and records; nothing of training. Must start at once: no torch, no boto3.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_contract import names
+from finetune_contract.exitcodes import ExitCode
+from finetune_contract.jobspec import World
+from finetune_contract.termination import TerminationRecord
+from finetune_trainer.pod import outcome
+
+RANK_COMMAND = (sys.executable, "-m", "finetune_trainer", "rank")
+PATIENCE_SECONDS = 30.0
+"""How long the others may go on once a rank ended without success: time to notice and to leave their own record.
+Ranks that stop on request wait for each other first, so this is no limit for a save."""
+
+_DECISIVE = (
+    # From cause to consequence: a rank out of memory leaves the others with a broken collective.
+    ExitCode.ACCELERATOR_OUT_OF_MEMORY,
+    ExitCode.DIVERGED,
+    ExitCode.INVALID_DATA,
+    ExitCode.INVALID_CONFIGURATION,
+    ExitCode.NO_VALID_CHECKPOINT,
+    ExitCode.TRANSIENT,
+    ExitCode.STOPPED_AFTER_SAVE,
+)
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """How one rank ended."""
+
+    rank: int
+    status: int
+    """Exit code, or minus the signal that killed it."""
+    record: TerminationRecord | None
+    ended_by_us: bool = False
+
+    @property
+    def code(self) -> ExitCode | None:
+        """The contract's code: counts only when the record says the same."""
+        return self.record.code if self.record and self.record.exit_code == self.status else None
+
+
+def supervise(
+    world: World,
+    *,
+    command: Sequence[str] = RANK_COMMAND,
+    scratch: Path,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> TerminationRecord:
+    """Runs this node's ranks to their end and returns the record of them all."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="outcome-", dir=scratch))
+    watched = {signal.SIGCHLD, *_STOP_SIGNALS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    try:
+        node = _Node(world, outcome.node_rank(), folder, command)
+        node.start()
+        ends = node.wait(watched, patience_seconds)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return conclude(ends, stop_requested=node.stop_requested, folder=folder)
+
+
+class _Node:
+    """The processes of one node. Signals are waited for, not handled: nothing can come at a bad moment."""
+
+    def __init__(self, world: World, node_rank: int, folder: Path, command: Sequence[str]) -> None:
+        self._world, self._node_rank, self._folder, self._command = world, node_rank, folder, command
+        self._running: dict[int, int] = {}
+        self._ends: dict[int, RankEnd] = {}
+        self._killed = False
+        self.stop_requested = False
+
+    def start(self) -> None:
+        for local_rank in range(self._world.processes_per_node):
+            env = rank_environment(self._world, self._node_rank, local_rank, os.environ, available_cpus())
+            pid = os.posix_spawn(
+                self._command[0],
+                list(self._command),
+                {**env, outcome.ENV_OUTCOME_DIR: str(self._folder)},
+                setsigmask=(),  # what is blocked here must reach a rank
+                setsigdef=_STOP_SIGNALS,
+                setpgroup=0,  # a group of its own: with it go the workers it started, when it must be killed
+            )
+            self._running[pid] = local_rank
+
+    def wait(self, watched: set[signal.Signals], patience_seconds: float) -> list[RankEnd]:
+        deadline: float | None = None
+        while self._running:
+            left = 3600.0 if deadline is None else max(0.0, deadline - time.monotonic())
+            event = signal.sigtimedwait(watched, left)
+            if event is not None and event.si_signo in _STOP_SIGNALS:
+                self._stop()
+            self._reap()
+            if deadline is None and any(end.code is not ExitCode.SUCCEEDED for end in self._ends.values()):
+                deadline = time.monotonic() + patience_seconds
+            if deadline is not None and time.monotonic() >= deadline and not self._killed:
+                self._kill()
+        return [self._ends[rank] for rank in sorted(self._ends)]
+
+    def _stop(self) -> None:
+        """The first request is passed on; a second changes nothing, the ranks are saving already."""
+        if self.stop_requested:
+            return
+        self.stop_requested = True
+        print("supervisor: asked to stop; the ranks finish their step and save", flush=True)
+        for pid in self._running:
+            _send(pid, signal.SIGTERM)
+
+    def _kill(self) -> None:
+        self._killed = True
+        for pid, local_rank in self._running.items():
+            print(f"supervisor: rank {self._rank(local_rank)} did not end after another did; killed", flush=True)
+            _send(-pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        """Collects whatever ended: ranks, and orphans that the kernel handed to PID 1."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if (local_rank := self._running.pop(pid, None)) is not None:
+                self._note(local_rank, pid, os.waitstatus_to_exitcode(status))
+
+    def _note(self, local_rank: int, pid: int, status: int) -> None:
+        _send(-pid, signal.SIGKILL)  # workers that outlived their rank
+        record = outcome.read_record(outcome.rank_file(self._folder, local_rank))
+        rank = self._rank(local_rank)
+        self._ends[rank] = RankEnd(rank, status, record, ended_by_us=self._killed and status == -signal.SIGKILL)
+
+    def _rank(self, local_rank: int) -> int:
+        return self._node_rank * self._world.processes_per_node + local_rank
+
+
+def _send(target: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+        os.kill(target, number)
+
+
+# --- what a rank is told ---------------------------------------------------------------------------------------------
+def rank_environment(
+    world: World, node_rank: int, local_rank: int, base: Mapping[str, str], cpus: int
+) -> dict[str, str]:
+    """torch's `env://` rendezvous, and a fair share of the node's CPUs."""
+    return {
+        **base,
+        "RANK": str(node_rank * world.processes_per_node + local_rank),
+        "LOCAL_RANK": str(local_rank),
+        "WORLD_SIZE": str(world.size),
+        "LOCAL_WORLD_SIZE": str(world.processes_per_node),
+        "NODE_RANK": str(node_rank),
+        names.ENV_MASTER_ADDR: base.get(names.ENV_MASTER_ADDR, "127.0.0.1"),
+        "MASTER_PORT": base.get("MASTER_PORT", str(names.PORT_RENDEZVOUS)),
+        "OMP_NUM_THREADS": base.get("OMP_NUM_THREADS", str(max(1, cpus // world.processes_per_node))),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """What this container may use: a node has 64 cores, the limit of a pod may be 4."""
+    visible = len(os.sched_getaffinity(0))
+    return max(1, min(visible, int(_cgroup_limit(cgroup) or visible)))
+
+
+def _cgroup_limit(cgroup: Path) -> float | None:
+    try:
+        if (unified := cgroup / "cpu.max").is_file():
+            quota, period = unified.read_text().split()
+        else:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+        limit = float(quota) / float(period)
+    except (OSError, ValueError):
+        return None  # "max", or no such file: no limit
+    return limit if limit > 0 else None
+
+
+# --- what the ends of the ranks mean ---------------------------------------------------------------------------------
+def conclude(ends: Sequence[RankEnd], *, stop_requested: bool, folder: Path) -> TerminationRecord:
+    """One record for the node: the decisive end, with what rank 0 achieved."""
+    verdict = _decide(ends, stop_requested)
+    first = next((end.record for end in ends if end.rank == 0 and end.record), None)
+    return verdict.model_copy(
+        update={
+            "node_rank": outcome.node_rank(),
+            "progress": (first and first.progress) or outcome.read_progress(folder),
+            "artifact": first and first.artifact,
+            "evaluation": first and first.evaluation,
+        }
+    )
+
+
+def _decide(ends: Sequence[RankEnd], stop_requested: bool) -> TerminationRecord:
+    if all(end.code is ExitCode.SUCCEEDED for end in ends):
+        return next(end.record for end in ends if end.record)
+    for code in _DECISIVE:
+        if chosen := next((end for end in ends if end.code is code), None):
+            return _named(chosen, len(ends))
+    own = [end for end in ends if not end.ended_by_us and end.code is not ExitCode.SUCCEEDED]
+    if stop_requested and all(end.status == -signal.SIGTERM and end.record is None for end in own):
+        return _record(ExitCode.STOPPED_AFTER_SAVE, "StoppedAfterSave", "stopped before anything was begun")
+    return _without_code(own or list(ends))
+
+
+def _named(end: RankEnd, ranks: int) -> TerminationRecord:
+    assert end.record is not None
+    if ranks == 1:
+        return end.record
+    return end.record.model_copy(update={"message": f"rank {end.rank}: {end.record.message}"})
+
+
+def _without_code(ends: Iterable[RankEnd]) -> TerminationRecord:
+    """Killed from outside, or a bug. A kill is the likelier cause of the other ranks' errors."""
+    end = min(ends, key=lambda end: (end.status >= 0, end.rank))
+    if end.status < 0:
+        number = -end.status
+        cure = "; the kernel does that when the memory limit is reached: raise spec.resources.memory" * (number == 9)
+        message = f"rank {end.rank} was killed by signal {number} ({signal.Signals(number).name}){cure}"
+        return _record(128 + number, "RankKilled", message)
+    if end.record and end.record.exit_code == end.status:
+        return end.record.model_copy(update={"message": f"rank {end.rank}: {end.record.message}"})
+    status = end.status or outcome.EXIT_BUG
+    return _record(status, "NoOutcome", f"rank {end.rank} exited with {end.status} and left no record that says why")
+
+
+def _record(code: int, reason: str, message: str) -> TerminationRecord:
+    return TerminationRecord(role="train", exit_code=code, reason=reason, message=message)
