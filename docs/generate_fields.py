@@ -24,7 +24,7 @@ Examples: [examples/](../examples/README.md).
 
 A field that is not listed does not exist: an unknown one is refused at `kubectl apply`. A change of `spec` starts a new
 numbered run, except for `suspend`, `retries`, `checkpoint` and `training.loggingSteps`, which change how a run is
-driven and not what comes out of it. To run once more without a change, set the annotation
+driven, not its result. To run again without a change, set the annotation
 `finetune.dev/restartedAt`.
 """
 
