@@ -1,4 +1,4 @@
-"""Transitions, told as Events for `kubectl describe` and as one line each in the log.
+"""Transitions, reported as Events for `kubectl describe` and as one log line each.
 
 Best effort: a bounded queue between the reconcile and the API server, a budget for each object, and repetitions counted
 on the Event that is there. Nothing here can fail or delay a reconcile.
@@ -36,7 +36,7 @@ class _Identity(NamedTuple):
 
 
 class KubeEvents:
-    """`ports.EventSink`; `run` sends what `post` took.
+    """`ports.EventSink`; `run` sends what `post` accepted.
 
     Args:
         instance: name of this replica, shown in the Event.
@@ -93,10 +93,14 @@ class KubeEvents:
             )
         _remember(self._sent, identity, (stored, now))
 
-    async def _count(self, former: Json) -> Json | None:
-        """The same Event, once more; None when it has expired."""
-        again = {**former, "count": int(former.get("count") or 1) + 1, "lastTimestamp": _timestamp(self._clock.now())}
-        again["metadata"] = {name: value for name, value in former["metadata"].items() if name != "resourceVersion"}
+    async def _count(self, previous: Json) -> Json | None:
+        """The same Event with its count raised; None when it has expired."""
+        again = {
+            **previous,
+            "count": int(previous.get("count") or 1) + 1,
+            "lastTimestamp": _timestamp(self._clock.now()),
+        }
+        again["metadata"] = {name: value for name, value in previous["metadata"].items() if name != "resourceVersion"}
         try:
             return await self._api.replace(EVENTS, again)
         except NotFound:

@@ -12,7 +12,7 @@ from finetune_operator.metrics import CONTENT_TYPE
 
 STALLED_AFTER_SECONDS = 300.0
 SILENT_AFTER_SECONDS = 1500.0
-"""More than two sweeps: an API server that is away for a while is no reason for a restart."""
+"""More than two resyncs: an API server that is down for a while is no reason for a restart."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Checks:
 
     def what_is_wrong(self) -> str | None:
         if (stalled := self.stalled_for()) > STALLED_AFTER_SECONDS:
-            return f"no worker took a key for {stalled:.0f} s although some wait"
+            return f"no worker has taken a key for {stalled:.0f} s although keys are waiting"
         if (silent := self.silent_for()) > SILENT_AFTER_SECONDS:
-            return f"neither an event nor a list arrived for {silent:.0f} s"
+            return f"no event and no list has arrived for {silent:.0f} s"
         return None
 
 
@@ -39,7 +39,7 @@ def application(checks: Checks) -> web.Application:
 
     async def readyz(_: web.Request) -> web.Response:
         ready = checks.is_synced()
-        return web.Response(text="ok" if ready else "the cluster is not listed yet", status=200 if ready else 503)
+        return web.Response(text="ok" if ready else "the cluster has not been listed yet", status=200 if ready else 503)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=checks.render_metrics(), headers={"Content-Type": CONTENT_TYPE})
@@ -50,7 +50,7 @@ def application(checks: Checks) -> web.Application:
 
 
 class Server:
-    """Serves until the block is left."""
+    """Serves until the block exits."""
 
     def __init__(self, checks: Checks, port: int) -> None:
         # Access lines would be most of the log: a probe asks every few seconds.
@@ -67,5 +67,5 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The one in use, where 0 was asked for: of IPv4, since IPv6 then has one of its own."""
+        """The port in use when 0 was requested: the IPv4 one, since IPv6 then has its own."""
         return next(int(address[1]) for address in self._runner.addresses if len(address) == 2)

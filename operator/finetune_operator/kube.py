@@ -41,7 +41,7 @@ _NO_RIGHTS = re.compile(r'\bUser "[^"]*" cannot ')
 
 
 class NoClusterError(Exception):
-    """Neither a service account nor a kubeconfig leads to a cluster; the text says what to do."""
+    """No service account or kubeconfig leads to a cluster; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ async def load_configuration(kubeconfig: Path | None = None) -> client.Configura
             await config.load_kube_config(_kubeconfig(), client_configuration=configuration)
     except (config.ConfigException, OSError) as error:
         raise NoClusterError(
-            f"no cluster: {error}. Inside a cluster the pod needs its service account's token; "
-            "outside set KUBECONFIG to a file with a current context"
+            f"no cluster: {error}. Inside a cluster, the pod needs its service account token; "
+            "outside a cluster, set KUBECONFIG to a file with a current context"
         ) from error
     return configuration
 
@@ -96,7 +96,7 @@ async def access(configuration: client.Configuration) -> Access:
 async def connect(
     configuration: client.Configuration, on_request: Callable[[str, str, str], None] = lambda verb, resource, code: None
 ) -> AsyncIterator["KubeClient"]:
-    """A client for the time of the block."""
+    """A client that is open inside the `with` block."""
     async with client.ApiClient(configuration) as api_client:
         api_client.user_agent = USER_AGENT
         yield KubeClient(api_client, on_request)
@@ -116,7 +116,7 @@ class KubeClient:
         self._may_write: Callable[[], bool] = lambda: True
 
     def fence(self, may_write: Callable[[], bool]) -> None:
-        """Refuse every write but that of a Lease while this says no: the last guard against two leaders."""
+        """Refuse every write except to a Lease while this returns False: the last guard against two leaders."""
         self._may_write = may_write
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Json:
@@ -209,7 +209,7 @@ class KubeClient:
 
 
 def error_of(what: str, status: int, text: bytes, headers: Mapping[str, str]) -> ApiError:
-    """The error of `ports` for an answer that is none of 2xx."""
+    """The error of `ports` for an answer other than 2xx."""
     answer = _status_object(text)
     reason = str(answer.get("reason") or f"Http{status}")
     message = f"{what}: {answer.get('message') or text[:200].decode(errors='replace') or f'HTTP {status}'}"

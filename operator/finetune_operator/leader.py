@@ -1,4 +1,4 @@
-"""One leader among replicas, by a Lease, with client-go's rules and times.
+"""One leader among the replicas, elected by a Lease with client-go's rules and timings.
 
 A leader that cannot renew in time must stop writing at once: `is_certain` turns False by itself, `lead` returns, and
 the caller ends the process without ceremony. Only server-ordered writes and this process's monotonic clock decide;

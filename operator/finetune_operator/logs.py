@@ -1,4 +1,4 @@
-"""The log: one line a record, as text for people or JSON for machines, on standard error."""
+"""The log: one line per record on standard error, as text for people or JSON for machines."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line; what a record carries as `extra={"fields": …}` becomes keys of it."""
+    """One object per line; what a record carries as `extra={"fields": …}` becomes its keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -29,6 +29,6 @@ def configure_logs(level: str, form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # kopf tells of each handled event; asyncio and aiohttp of each slow callback.
+    # kopf logs every handled event; asyncio and aiohttp every slow callback.
     for name in ("kopf.objects", "kopf.activities", "asyncio", "aiohttp"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))

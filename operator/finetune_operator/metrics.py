@@ -1,4 +1,4 @@
-"""What the operator measures of itself, in Prometheus' names and units. Every label has a bounded set of values."""
+"""The operator's own metrics, with Prometheus names and units. Every label has a bounded set of values."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -24,7 +24,7 @@ _REASONS_LIMIT = 64
 _PREFIX = "finetune_operator"
 
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter, which nobody reads
 
 
 class Metrics:
@@ -56,7 +56,7 @@ class Metrics:
         self._reconcile_errors = Counter(
             f"{_PREFIX}_reconcile_errors", "Reconciles that failed and are retried.", ["kind"], registry=registry
         )
-        for kind in ("Conflict", "Retryable"):  # from the start at 0: a rate has no first increase otherwise
+        for kind in ("Conflict", "Retryable"):  # start at 0: otherwise a rate would miss the first increase
             self._reconcile_errors.labels(kind)
         self._queue_latency = Histogram(
             f"{_PREFIX}_workqueue_latency_seconds",
@@ -105,7 +105,7 @@ class Metrics:
 
 
 class _AtScrape(Collector):
-    """Figures that are known anyway, and only counted when somebody asks."""
+    """Figures that are known anyway and computed only when scraped."""
 
     def __init__(self, count_jobs: Callable[[], Mapping[str, int]], queue_depth: Callable[[], int]) -> None:
         self._count_jobs = count_jobs
@@ -120,7 +120,7 @@ class _AtScrape(Collector):
             jobs.add_metric([phase], count)
         yield jobs
         yield GaugeMetricFamily(
-            f"{_PREFIX}_workqueue_depth", "Keys that wait for a worker.", value=float(self._queue_depth())
+            f"{_PREFIX}_workqueue_depth", "Keys waiting for a worker.", value=float(self._queue_depth())
         )
 
 

@@ -1,4 +1,4 @@
-"""What may be set from outside: one frozen value, read from the environment; the chart sets it.
+"""Settings: one frozen value, read from the environment, which the chart sets.
 
 Also the one place that touches kopf's `OperatorSettings`.
 """
@@ -31,7 +31,7 @@ _DEFAULT_CRDS_DIR = next(
 
 
 class SettingsError(Exception):
-    """An environment variable is missing or unusable; the text names it and the cure."""
+    """An environment variable is missing or invalid; the message names it and the cure."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Settings:
 
     @property
     def options(self) -> Options:
-        """What of this is about every job: the core sees no more."""
+        """The part that concerns every job: the core sees nothing else."""
         return Options(
             trainer_image=self.trainer_image,
             image_pull_policy=self.trainer_image_pull_policy,
@@ -71,12 +71,12 @@ VARIABLES: Mapping[str, str] = {
     "FINETUNE_TRAINER_IMAGE_PULL_POLICY": "Always, IfNotPresent (default) or Never",
     "FINETUNE_WATCH_NAMESPACES": "comma-separated; empty (default) watches all",
     "FINETUNE_PROGRESS_INTERVAL_SECONDS": "how often progress is fetched from a running job; default 30",
-    "FINETUNE_ALLOW_CPU_FOR_GPU": "true lets a pod that was given a GPU train on the CPU (tests); default false",
+    "FINETUNE_ALLOW_CPU_FOR_GPU": "true lets a pod that requested a GPU train on the CPU (tests only); default false",
     "FINETUNE_LEADER_ELECTION": "true when more than one replica runs; default false",
     "FINETUNE_HTTP_PORT": "of /healthz, /readyz and /metrics; default 8080",
     "FINETUNE_LOG_LEVEL": "DEBUG, INFO (default), WARNING or ERROR",
     "FINETUNE_LOG_FORMAT": "text (default) or json",
-    "FINETUNE_TERMINATION_GRACE_SECONDS": "for a training pod to save after SIGTERM; default 300",
+    "FINETUNE_TERMINATION_GRACE_SECONDS": "seconds that a training pod has to save after SIGTERM; default 300",
     "FINETUNE_IMAGE_PULL_SECRETS": "comma-separated Secrets in the job's namespace, for the trainer image",
     "FINETUNE_CRDS_DIR": "folder with the CRD manifests, whose defaults decide what is a new run",
     "POD_NAME": "identity of this replica; the chart takes it from the pod",
@@ -155,9 +155,9 @@ class _Environment:
 
 
 class _ForEver:
-    """Pauses between the tries of a request of kopf's: an operator outlives its API server.
+    """Pauses between retries of kopf's requests: the operator outlives its API server.
 
-    Re-iterable: each request starts a count of its own, soon at first, then every half a minute at most.
+    Re-iterable: each request starts its own count, quickly at first, then every 30 seconds at most.
     """
 
     def __iter__(self) -> Iterator[float]:
@@ -166,8 +166,8 @@ class _ForEver:
 
 
 def configure_kopf(kopf_settings: kopf.OperatorSettings) -> None:
-    """Watch, and nothing else: no scanning, no events, no peering, no state on anybody's objects."""
-    kopf_settings.scanning.disabled = True  # needs no rights on namespaces and CRDs
+    """Watch and nothing else: no scanning, no events, no peering, no state on objects."""
+    kopf_settings.scanning.disabled = True  # needs no RBAC on namespaces and CRDs
     kopf_settings.posting.enabled = False
     kopf_settings.peering.standalone = True  # leadership is a Lease (leader.py)
     kopf_settings.networking.request_timeout = 30

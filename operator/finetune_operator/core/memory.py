@@ -1,4 +1,4 @@
-"""Coarse lower bound of device memory: weights, gradients and optimizer, nothing else.
+"""Coarse lower bound on device memory: weights, gradients and optimizer state, nothing else.
 
 It refuses what can never fit, before a GPU is asked for; activations, logits and the CUDA context come on top.
 """
@@ -40,7 +40,7 @@ def predicted_bytes(spec: Spec, world: World, parameters: int) -> float:
 
 
 def cures(spec: Spec) -> str:
-    """What the person can change, the smallest change first."""
+    """What the user can change, the smallest change first."""
     stage = spec.training.deepspeed.stage if spec.training.deepspeed else 0
     steps = {
         "full": "method.type lora or qlora",
