@@ -79,12 +79,12 @@ class KubeEvents:
     async def _send(self, involved: Json, event: Event) -> None:
         now = asyncio.get_running_loop().time()
         identity = _Identity(involved["metadata"]["uid"], event.type, event.reason, event.message)
-        former, sent_at = self._sent.get(identity, (None, 0.0))
+        previous, sent_at = self._sent.get(identity, (None, 0.0))
         if not self._has_budget(identity.uid, now):
             logger.debug("events about %s exceed its budget", involved["metadata"]["name"])
             return
-        if former is not None and now - sent_at < _SAME_WITHIN_SECONDS:
-            stored = await self._count(former)
+        if previous is not None and now - sent_at < _SAME_WITHIN_SECONDS:
+            stored = await self._count(previous)
         else:
             stored = None
         if stored is None:

@@ -107,7 +107,7 @@ class KubeClient:
 
     Args:
         api_client: of `kubernetes.aio`.
-        on_request: told verb, resource and code (`error` without an answer) of each request.
+        on_request: called with verb, resource and code (`error` without an answer) of each request.
     """
 
     def __init__(self, api_client: client.ApiClient, on_request: Callable[[str, str, str], None]) -> None:

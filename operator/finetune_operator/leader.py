@@ -31,7 +31,7 @@ class Election:
 
     Args:
         identity: of this process; must differ between restarts of the same pod.
-        on_change: told True when this replica becomes the leader, False when it no longer is.
+        on_change: called with True when this replica becomes the leader, False when it no longer is.
     """
 
     def __init__(
