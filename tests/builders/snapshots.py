@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from finetune_contract.progress import ProgressRecord
-from finetune_operator.core.identity import run_hash
+from finetune_operator.core.identity import first_rule_hash, run_hash
 from finetune_operator.core.objects import FineTuneJob, GpuClass, Node
 from finetune_operator.core.options import Options
 from finetune_operator.core.plan import Trust
@@ -69,6 +69,16 @@ class SnapshotBuilder:
     def with_own_hash(self) -> SnapshotBuilder:
         """runHash as it is computed from the spec."""
         self._job.with_status(runHash=run_hash(self._job.build()["spec"]))
+        return self
+
+    def with_hash_of_0_1_0(self) -> SnapshotBuilder:
+        """runHash by rule 1, as it stands in objects that 0.1.0 left."""
+        self._job.with_status(runHash=first_rule_hash(self._job.build()["spec"]))
+        return self
+
+    def with_job(self, change: Callable[[JobBuilder], JobBuilder]) -> SnapshotBuilder:
+        """An edit of the job: what was computed from the spec before stays as it is."""
+        self._job = change(self._job)
         return self
 
     def storing(self, status: Mapping[str, Any]) -> SnapshotBuilder:
