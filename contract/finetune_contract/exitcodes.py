@@ -1,4 +1,6 @@
-"""Exit codes, the verdict a training pod hands to the operator (docs/exit-codes.md)."""
+"""Exit codes, the verdict a training pod hands to the operator (docs/exit-codes.md).
+
+The meanings only: what follows from a code is the operator's to decide (`finetune_operator.core.classify`)."""
 
 from enum import IntEnum
 
@@ -22,14 +24,3 @@ class ExitCode(IntEnum):
     """Storage, network or download: worth another try."""
     STOPPED_AFTER_SAVE = 85
     """Stopped on request after a verified save (preemption, drain, suspend)."""
-
-    @property
-    def is_final(self) -> bool:
-        """True when no further attempt of the same run can end differently."""
-        return self in {
-            ExitCode.SUCCEEDED,
-            ExitCode.INVALID_CONFIGURATION,
-            ExitCode.INVALID_DATA,
-            ExitCode.NO_VALID_CHECKPOINT,
-            ExitCode.DIVERGED,
-        }

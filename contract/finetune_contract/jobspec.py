@@ -1,17 +1,23 @@
-"""The job file: what the operator mounts as `job.json` and the trainer reads.
+"""The job file: what the operator mounts as `job.json` and the trainer reads, and nothing else.
 
-`spec` is the FineTuneJob's own `spec`, defaults filled in by the API server: the CRD is the one place that has
-defaults, so nothing here repeats them. A field is optional here only when it is optional there without a default.
-Keys that this version does not know are refused: a setting that does nothing is an error.
+The operator renders it from its own view of FineTuneJob.spec (`finetune_operator.core.spec`), which reuses the blocks
+below that both sides know by the same names. Defaults are filled in before: by the API server, and by the operator for
+fields that came after 0.1.0. Keys that this version does not know are refused: a setting that does nothing is an error.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+CONTRACT_VERSION: Literal[2] = 2
+"""Of the job file. A writer uses the newest, a reader takes every version that was ever released."""
 
-class _Part(BaseModel):
+
+class Part(BaseModel):
+    """Of the job file or of FineTuneJob.spec: frozen, camelCase in JSON, unknown keys refused."""
+
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid", protected_namespaces=()
     )
@@ -24,23 +30,20 @@ def _number_from_yaml_1_1(value: object) -> object:
 
 Number = Annotated[float, BeforeValidator(_number_from_yaml_1_1)]
 
-Quantity = Annotated[str, BeforeValidator(str)]
-"""Of Kubernetes: `8` or `"500m"`."""
 
-
-class Model(_Part):
+class Model(Part):
     source: str
     """`hf://org/name`, `s3://bucket/prefix`, `pvc://claim/path` or `file:///path`; a `.gguf` suffix names one file."""
     revision: str | None = None
     trust_remote_code: bool
 
 
-class DataSource(_Part):
+class DataSource(Part):
     source: str
     """`s3://bucket/key`, `pvc://claim/path` or `file:///path`; .jsonl, .json, .csv or .parquet."""
 
 
-class Dataset(_Part):
+class Dataset(Part):
     train: tuple[DataSource, ...]
     evaluation: DataSource | None = None
     split_fraction: Number
@@ -53,7 +56,7 @@ class Dataset(_Part):
     mask_history: bool
 
 
-class Lora(_Part):
+class Lora(Part):
     rank: int
     alpha: int
     dropout: Number
@@ -61,16 +64,16 @@ class Lora(_Part):
     """Module names as in peft; `all-linear` alone takes every linear layer but the head."""
 
 
-class Quantization(_Part):
+class Quantization(Part):
     bits: Literal[4, 8]
     double_quant: bool
 
 
-class Freeze(_Part):
+class Freeze(Part):
     trainable_layers: int
 
 
-class Method(_Part):
+class Method(Part):
     type: Literal["lora", "qlora", "full", "freeze"]
     lora: Lora | None = None
     """Exactly for lora and qlora."""
@@ -80,11 +83,11 @@ class Method(_Part):
     """Exactly for freeze."""
 
 
-class Deepspeed(_Part):
+class Deepspeed(Part):
     stage: Literal[0, 1, 2, 3]
 
 
-class Training(_Part):
+class Training(Part):
     epochs: Number
     max_steps: int | None = None
     """Optimizer steps; ends the run before `epochs` are over."""
@@ -108,73 +111,78 @@ class Training(_Part):
     deepspeed: Deepspeed | None = None
 
 
-class Resources(_Part):
-    gpu_class: str
-    gpus_per_node: int | None = None
-    nodes: int
-    processes_per_node: int | None = None
-    cpu: Quantity
-    memory: str
-
-
-class Output(_Part):
+class Output(Part):
     uri: str
     """`s3://bucket/prefix`"""
 
 
-class Checkpoint(_Part):
+class Checkpoint(Part):
     every_steps: int
     keep: int
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     sample_answers: int
     """Held-out questions answered before and after training."""
     max_new_tokens: int
 
 
-class Storage(_Part):
+class Storage(Part):
     secret_name: str | None = None
     endpoint: str | None = None
     region: str
 
 
-class Spec(_Part):
-    """FineTuneJob.spec as the API server stores it (crds/finetunejobs.yaml)."""
+class Spec(Part):
+    """What is trained, with what and how: the part of FineTuneJob.spec that the trainer reads."""
 
     model: Model
     dataset: Dataset
     method: Method
     stage: Literal["sft"]
     training: Training
-    resources: Resources
-    suspend: bool
-    retries: int
     output: Output
     checkpoint: Checkpoint
     evaluation: Evaluation
     storage: Storage
 
 
-class Identity(_Part):
-    """Which run and attempt of which object this pod works for."""
+class Identity(Part):
+    """Which run of which object this pod works for."""
 
     namespace: str
     name: str
     uid: str
-    generation: int
     run: int
-    attempt: int
     config_hash: str
     image: str
 
 
-class World(_Part):
+Resume = Literal["newest", "none"]
+
+
+class Attempt(Part):
+    """What may differ from one attempt of a run to the next; the operator decides it and records it in status."""
+
+    number: int
+    reason: str
+    """Why there is this attempt: `FirstAttempt`, or the reason with which the previous one ended."""
+    resume: Resume
+    """`newest`: from the newest checkpoint of the run that verifies, at step 0 when there is none yet.
+    `none`: at step 0, without a look for checkpoints."""
+    not_older_than_step: int = Field(default=0, ge=0)
+    """Of the newest checkpoint that the operator knows of; 0: none. An older one is used all the same, and the steps
+    between the two are reported as lost (`ProgressRecord.lost_steps`)."""
+
+
+class World(Part):
     """The processes of one attempt. Global batch = nodes × processes_per_node × per-device batch × accumulation."""
 
     nodes: int
     processes_per_node: int
     gpus_per_node: int
+    gpu_class: str = ""
+    """Name of the GPUClass, for metrics."""
     allow_cpu_for_gpu: bool = False
     """Tests only: fake GPUs have no device behind them. Otherwise a missing GPU is an error."""
 
@@ -183,26 +191,53 @@ class World(_Part):
         return self.nodes * self.processes_per_node
 
 
-class Prepared(_Part):
+class Prepared(Part):
     """Where the preparation of this run left its rows."""
 
     uri: str
     digest: str
 
 
-class JobFile(_Part):
-    version: Literal[1] = 1
-    """`CONTRACT_VERSION` of the writer; another one is refused."""
+class JobFile(Part):
+    version: Literal[2] = CONTRACT_VERSION
     identity: Identity
+    attempt: Attempt
     spec: Spec
     world: World
     prepared: Prepared | None = None
     """Absent in the file of a preparation."""
-    progress_interval_seconds: Number = Field(default=30.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older_versions(cls, document: Any) -> Any:
+        is_first_version = isinstance(document, Mapping) and document.get("version") == 1
+        return upgraded_from_1(document) if is_first_version else document
 
     @classmethod
     def parse(cls, text: str | bytes) -> "JobFile":
+        """Of any released version. Raises pydantic's ValidationError."""
         return cls.model_validate_json(text)
 
     def render(self) -> str:
         return self.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+
+
+def upgraded_from_1(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A file of 0.1.0 as version 2 says it. Version 1 had the whole of FineTuneJob.spec, and the number of the attempt
+    in `identity`. What is missing or misplaced is left for the validation to name."""
+    spec, identity, world = (_block(document, name) for name in ("spec", "identity", "world"))
+    for name in ("suspend", "retries"):
+        spec.pop(name, None)
+    identity.pop("generation", None)
+    number = identity.pop("attempt", None)
+    attempt = {"number": number, "reason": "FirstAttempt" if number == 1 else "NotRecorded", "resume": "newest"}
+    resources = spec.pop("resources", None)
+    if isinstance(resources, Mapping):
+        world["gpuClass"] = resources.get("gpuClass", "")
+    kept = {name: value for name, value in document.items() if name != "progressIntervalSeconds"}
+    return {**kept, "version": 2, "identity": identity, "attempt": attempt, "spec": spec, "world": world}
+
+
+def _block(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    block = document.get(name)
+    return dict(block) if isinstance(block, Mapping) else {}

@@ -26,3 +26,6 @@ class ProgressRecord(BaseModel):
     checkpoint_step: int | None = None
     """Step of the newest checkpoint whose manifest is in S3."""
     checkpoint_uri: str | None = None
+    lost_steps: int | None = None
+    """Steps that are done once more: this start resumed from a checkpoint older than `Attempt.not_older_than_step`,
+    because the newer one is gone or damaged."""

@@ -9,6 +9,8 @@ from finetune_contract.exitcodes import ExitCode
 from finetune_contract.progress import ProgressRecord
 
 MAX_BYTES = 4096
+INVALID_JOB_FILE = "InvalidJobFile"
+"""Reason, with code 2, of a trainer that does not know the job file: its image is older than the operator."""
 _MAX_MESSAGE = 1200
 _MAX_ANSWER = 240
 

@@ -45,7 +45,7 @@ class Image:
 OPERATOR = Image(
     "operator",
     "operator/Dockerfile",
-    ("operator/finetune_operator", "contract/finetune_contract", "crds"),
+    ("operator/finetune_operator", "contract/finetune_contract"),
 )
 TRAINER = Image(
     "trainer",

@@ -14,10 +14,8 @@ from typing import Any
 
 import aiohttp
 import kopf
-import yaml
 
 from finetune_operator import __version__, cache, gpuclass, handlers, health, kube
-from finetune_operator.core.identity import defaults_of
 from finetune_operator.events import KubeEvents
 from finetune_operator.feed import CLASSES, Feed, phase_counts
 from finetune_operator.leader import Election
@@ -125,9 +123,7 @@ class Operator:
             interval_seconds=settings.progress_interval_seconds,
             on_change=self._queue.add,
         )
-        self._reconciler = Reconciler(
-            api, self._cache, self._progress, self._events, clock, settings.options, _defaults(settings)
-        )
+        self._reconciler = Reconciler(api, self._cache, self._progress, self._events, clock, settings.options)
         self._election = Election(
             api,
             clock,
@@ -257,17 +253,6 @@ class Operator:
             self._feed.announce(resource, obj)
         self._feed.wake_unfinished()
         logger.debug("listed: %d objects were new, changed or gone", len(missed))
-
-
-def _defaults(settings: Settings) -> dict[str, Any]:
-    """Of FineTuneJob.spec, from the CRD: what equals a default says nothing about a run."""
-    path = settings.crds_dir / "finetunejobs.yaml"
-    try:
-        crd = yaml.safe_load(path.read_text())
-        schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise SettingsError(f"FINETUNE_CRDS_DIR: {path} is not the CRD of FineTuneJob: {error}") from error
-    return defaults_of(schema["properties"]["spec"])
 
 
 def _connection_info(access: kube.Access) -> kopf.ConnectionInfo:

@@ -5,10 +5,8 @@ same decision is taken again on what the server says now (`Trust`). Keeps no sta
 with empty memory goes on where this one was killed.
 """
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from finetune_contract import names
 from finetune_operator.core.decide import decide
@@ -51,11 +49,7 @@ class Outcome:
 
 
 class Reconciler:
-    """Raises what `KubeApi` raises, `Retryable` above all: the queue backs off and tries again.
-
-    Args:
-        defaults: default values of FineTuneJob.spec (`core.identity.defaults_of` the CRD's schema).
-    """
+    """Raises what `KubeApi` raises, `Retryable` above all: the queue backs off and tries again."""
 
     def __init__(
         self,
@@ -65,7 +59,6 @@ class Reconciler:
         events: EventSink,
         clock: Clock,
         options: Options,
-        defaults: Mapping[str, Any],
     ) -> None:
         self._api = api
         self._observed = observed
@@ -73,7 +66,6 @@ class Reconciler:
         self._events = events
         self._clock = clock
         self._options = options
-        self._defaults = defaults
 
     async def reconcile(self, key: Key) -> Outcome:
         raw = self._observed.job(key)
@@ -115,7 +107,6 @@ class Reconciler:
             status=status,
             now=self._clock.now(),
             options=self._options,
-            defaults=self._defaults,
             jobs=parse_jobs(self._observed.child_jobs(key)),
             pods=parse_pods(self._observed.child_pods(key), self._observed.departed_pods(key), job.uid),
             gpu_classes=tuple(GpuClass.parse(gpu_class) for gpu_class in self._observed.gpu_classes()),

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, repeat
-from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import kopf
@@ -22,12 +21,6 @@ T = TypeVar("T")
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-
-_HERE = Path(__file__).resolve()
-# /app/crds in the image, crds/ of the repository in a checkout.
-_DEFAULT_CRDS_DIR = next(
-    (p for p in (_HERE.parents[1] / "crds", _HERE.parents[2] / "crds") if p.is_dir()), Path("crds")
-)
 
 
 class SettingsError(Exception):
@@ -49,7 +42,6 @@ class Settings:
     log_format: LogFormat = "text"
     termination_grace_seconds: int = 300
     image_pull_secrets: tuple[str, ...] = ()
-    crds_dir: Path = _DEFAULT_CRDS_DIR
     pod_name: str = "local"
     pod_namespace: str = "default"
 
@@ -78,7 +70,6 @@ VARIABLES: Mapping[str, str] = {
     "FINETUNE_LOG_FORMAT": "text (default) or json",
     "FINETUNE_TERMINATION_GRACE_SECONDS": "seconds that a training pod has to save after SIGTERM; default 300",
     "FINETUNE_IMAGE_PULL_SECRETS": "comma-separated Secrets in the job's namespace, for the trainer image",
-    "FINETUNE_CRDS_DIR": "folder with the CRD manifests, whose defaults decide what is a new run",
     "POD_NAME": "identity of this replica; the chart takes it from the pod",
     "POD_NAMESPACE": "namespace of the Lease; the chart takes it from the pod",
 }
@@ -99,7 +90,6 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         log_format=env.choice("FINETUNE_LOG_FORMAT", "text", LogFormat),
         termination_grace_seconds=int(env.number("FINETUNE_TERMINATION_GRACE_SECONDS", 300, lowest=1)),
         image_pull_secrets=env.words("FINETUNE_IMAGE_PULL_SECRETS"),
-        crds_dir=env.folder("FINETUNE_CRDS_DIR", _DEFAULT_CRDS_DIR),
         pod_name=env.text("POD_NAME") or socket.gethostname(),
         pod_namespace=env.text("POD_NAMESPACE") or "default",
     )
@@ -146,12 +136,6 @@ class _Environment:
         if text:
             raise SettingsError(f"{name}={text!r} is unknown: set it to one of {', '.join(get_args(choices))}")
         return default
-
-    def folder(self, name: str, default: Path) -> Path:
-        folder = Path(self.text(name) or default)
-        if not folder.is_dir():
-            raise SettingsError(f"{name}: there is no folder {folder}: set it to the folder of the CRD manifests")
-        return folder
 
 
 class _ForEver:

@@ -26,6 +26,11 @@ def _labels(job: str, role: Role, run: int, attempt: int, uid: str) -> dict[str,
     }
 
 
+def _container() -> Json:
+    limits = {"memory": "4Gi"}
+    return {"name": CONTAINER, "image": "registry/finetune-trainer:1", "resources": {"limits": limits}}
+
+
 class ChildBuilder:
     """A Job of the attempt."""
 
@@ -42,11 +47,16 @@ class ChildBuilder:
                 "annotations": {names.ANNOTATION_CONFIG_HASH: HASH},
                 "ownerReferences": [owner],
             },
+            "spec": {"completions": 1, "template": {"spec": {"containers": [_container()]}}},
             "status": {},
         }
 
     def build(self) -> Json:
         return self._job
+
+    def of_image(self, image: str) -> ChildBuilder:
+        self._job["spec"]["template"]["spec"]["containers"][0]["image"] = image
+        return self
 
     def owned_by(self, uid: str | None) -> ChildBuilder:
         owners = self._job["metadata"]["ownerReferences"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from finetune_contract.progress import ProgressRecord
-from finetune_operator.core.identity import defaults_of, run_hash
+from finetune_operator.core.identity import first_rule_hash, run_hash
 from finetune_operator.core.objects import FineTuneJob, GpuClass, Node
 from finetune_operator.core.options import Options
 from finetune_operator.core.plan import Trust
@@ -15,10 +15,8 @@ from finetune_operator.core.snapshot import Obstacle, Snapshot, Warning, parse_j
 from finetune_operator.core.status import Status
 from tests.builders.children import HASH, ChildBuilder, PodBuilder
 from tests.builders.jobs import JobBuilder, Json, make_class, make_job, make_node
-from tests.fakes.schema import schema_of
 
 NOW = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
-DEFAULTS = defaults_of(schema_of("finetunejobs")["properties"]["spec"])
 OPTIONS = Options(trainer_image="registry/finetune-trainer:1")
 PREPARED: Json = {"uri": "s3://adapters/faq/.finetune/prepared/abc", "digest": "sha256:abc", "parameters": 135_000_000}
 
@@ -38,7 +36,6 @@ class SnapshotBuilder:
         return Snapshot(
             job=FineTuneJob(raw),
             status=Status.parse(raw.get("status") or {}),
-            defaults=DEFAULTS,
             jobs=parse_jobs(self._jobs),
             pods=parse_pods(self._pods, self._departed, raw["metadata"]["uid"]),
             gpu_classes=tuple(GpuClass.parse(gpu_class) for gpu_class in self._classes),
@@ -50,12 +47,15 @@ class SnapshotBuilder:
     def preparing(self, attempt: int = 1, *, created: bool = True, **status: Any) -> SnapshotBuilder:
         """The number stands in status; with `created`, the child is known by its uid."""
         child = {"name": f"faq-r1-p{attempt}", "uid": f"uid-of-faq-r1-p{attempt}"} if created else {}
-        return self.with_status(phase="Preparing", prepareAttempt=attempt, child=child, **status)
+        current = {"role": "prepare", "number": attempt, "reason": "FirstAttempt", "resume": "none"}
+        known = {"phase": "Preparing", "prepareAttempt": attempt, "currentAttempt": current, "child": child}
+        return self.with_status(**{**known, **status})
 
     def training(self, attempt: int = 1, *, created: bool = True, **status: Any) -> SnapshotBuilder:
         child = {"name": f"faq-r1-a{attempt}", "uid": f"uid-of-faq-r1-a{attempt}"} if created else {}
+        current = {"role": "train", "number": attempt, "reason": "FirstAttempt", "resume": "newest"}
         known = {"phase": "Training", "prepareAttempt": 1, "prepared": PREPARED, "attempt": attempt, "child": child}
-        return self.with_status(**{**known, **status})
+        return self.with_status(**{**known, "currentAttempt": current, **status})
 
     def ended(self, status: str, reason: str) -> SnapshotBuilder:
         condition = {"type": "Succeeded", "status": status, "reason": reason, "message": "over"}
@@ -68,7 +68,17 @@ class SnapshotBuilder:
 
     def with_own_hash(self) -> SnapshotBuilder:
         """runHash as it is computed from the spec."""
-        self._job.with_status(runHash=run_hash(self._job.build()["spec"], DEFAULTS))
+        self._job.with_status(runHash=run_hash(self._job.build()["spec"]))
+        return self
+
+    def with_hash_of_0_1_0(self) -> SnapshotBuilder:
+        """runHash by rule 1, as it stands in objects that 0.1.0 left."""
+        self._job.with_status(runHash=first_rule_hash(self._job.build()["spec"]))
+        return self
+
+    def with_job(self, change: Callable[[JobBuilder], JobBuilder]) -> SnapshotBuilder:
+        """An edit of the job: what was computed from the spec before stays as it is."""
+        self._job = change(self._job)
         return self
 
     def storing(self, status: Mapping[str, Any]) -> SnapshotBuilder:

@@ -1,7 +1,8 @@
 """The files that cross between operator and trainer, from both sides and across versions.
 
-The golden files are what a released version wrote. A test that fails here is an incompatible change: raise
-CONTRACT_VERSION, or give the new field a default.
+The golden files are what a released version wrote: those of version 1 are 0.1.0's and never change. A test that fails
+here is an incompatible change: raise CONTRACT_VERSION and read the former version as well, or give the new field a
+default.
 """
 
 import json
@@ -13,11 +14,13 @@ from pydantic import ValidationError
 
 from finetune_contract import names
 from finetune_contract.exitcodes import ExitCode
-from finetune_contract.jobspec import JobFile
+from finetune_contract.jobspec import CONTRACT_VERSION, Attempt, JobFile, Lora, Method, Training
 from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import MAX_BYTES, EvaluationResult, SampleAnswer, TerminationRecord
 from finetune_operator.core.objects import FineTuneJob, GpuClass, Role
-from finetune_operator.core.render.child import Child, job_file
+from finetune_operator.core.render.child import Child
+from finetune_operator.core.render.jobfile import render_job_file
+from finetune_operator.core.spec import Spec
 from finetune_operator.core.world import plan_world
 from tests.builders.jobs import make_class, make_job
 from tests.builders.records import prepared_record, stopped_record, trained_record
@@ -30,18 +33,24 @@ def golden(name: str) -> str:
     return (FOLDER / name).read_text()
 
 
-def rendered(role: Role) -> str:
-    job, gpu_class = FineTuneJob(make_job().build()), GpuClass.parse(make_class("cpu"))
-    return job_file(
+ATTEMPTS = {
+    Role.PREPARE: Attempt(number=2, reason="StorageUnavailable", resume="none"),
+    Role.TRAIN: Attempt(number=2, reason="NodeLost", resume="newest", not_older_than_step=40),
+}
+
+
+def rendered(role: Role, job: FineTuneJob | None = None) -> str:
+    job, gpu_class = job or FineTuneJob(make_job().build()), GpuClass.parse(make_class("cpu"))
+    return render_job_file(
         Child(
             job=job,
             role=role,
             run=1,
-            number=2,
-            config_hash="0123456789abcdef",
+            config_hash="v2:0123456789abcdef",
             world=plan_world(job.spec.resources, gpu_class),
             options=OPTIONS,
             gpu_class=gpu_class,
+            attempt=ATTEMPTS[role],
             prepared=PREPARED if role is Role.TRAIN else {},
         )
     )
@@ -50,24 +59,69 @@ def rendered(role: Role) -> str:
 # --- the job file --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("role", Role)
 def test_the_operator_writes_the_file_that_is_released(role: Role) -> None:
-    assert rendered(role) + "\n" == golden(f"job-{role}-v1.json")
+    assert rendered(role) + "\n" == golden(f"job-{role}-v{CONTRACT_VERSION}.json")
 
 
 @pytest.mark.parametrize("role", Role)
 def test_the_trainer_reads_the_file_that_is_released(role: Role) -> None:
-    text = golden(f"job-{role}-v1.json")
+    text = golden(f"job-{role}-v{CONTRACT_VERSION}.json")
     assert JobFile.parse(text).render() + "\n" == text
+
+
+@pytest.mark.parametrize("role", Role)
+def test_the_trainer_reads_a_file_of_0_1_0(role: Role) -> None:
+    """Of a pod that starts again under a newer image, or an operator that is rolled back."""
+    old, new = JobFile.parse(golden(f"job-{role}-v1.json")), JobFile.parse(golden(f"job-{role}-v2.json"))
+    assert old.identity == new.identity.model_copy(update={"config_hash": "0123456789abcdef"})
+    assert old.attempt == Attempt(number=2, reason="NotRecorded", resume="newest")
+    assert (old.spec, old.world, old.prepared) == (new.spec, new.world, new.prepared)
+
+
+@pytest.mark.parametrize("text", ['{"version": 1}', '{"version": 1, "spec": 3, "identity": []}', "[1]", "{", "1"])
+def test_what_is_no_job_file_is_refused_as_one(text: str) -> None:
+    with pytest.raises(ValidationError):
+        JobFile.parse(text)
+
+
+def test_a_field_of_the_operators_spec_stays_with_the_operator() -> None:
+    """Added at any depth, it reaches the trainer only when render/jobfile.py and the contract name it."""
+
+    class PlacedLora(Lora):
+        secret_of_operator: int = 1
+
+    class PlacedMethod(Method):
+        lora: PlacedLora | None = None
+
+    class PacedTraining(Training):
+        secret_of_operator: int = 2
+
+    class Newer(Spec):
+        method: PlacedMethod
+        training: PacedTraining
+        secret_of_operator: int = 3
+
+    raw = make_job().having("training.secretOfOperator", 7).having("method.lora.secretOfOperator", 7).build()
+    job = FineTuneJob(raw)
+    job.__dict__["spec"] = Newer.parse(raw["spec"])
+    assert job.spec.method.model_dump()["lora"]["secret_of_operator"] == 7
+    assert rendered(Role.TRAIN, job) == rendered(Role.TRAIN)
+
+
+def test_what_only_the_operator_reads_is_not_in_the_file() -> None:
+    spec = json.loads(rendered(Role.TRAIN))["spec"]
+    assert {"suspend", "retries", "resources"}.isdisjoint(spec)
 
 
 @pytest.mark.parametrize(
     ("change", "want"),
     [
-        pytest.param({"version": 2}, "version", id="a file of a newer contract is refused"),
+        pytest.param({"version": 3}, "version", id="a file of a newer contract is refused"),
         pytest.param({"surprise": 1}, "surprise", id="a setting that does nothing is refused"),
     ],
 )
-def test_a_file_that_would_be_misread_is_refused(change: dict[str, Any], want: str) -> None:
-    text = json.dumps({**json.loads(golden("job-train-v1.json")), **change})
+@pytest.mark.parametrize("name", ["job-train-v1.json", "job-train-v2.json"])
+def test_a_file_that_would_be_misread_is_refused(change: dict[str, Any], want: str, name: str) -> None:
+    text = json.dumps({**json.loads(golden(name)), **change})
     with pytest.raises(ValidationError, match=want):
         JobFile.parse(text)
 
@@ -75,10 +129,7 @@ def test_a_file_that_would_be_misread_is_refused(change: dict[str, Any], want: s
 def test_the_longest_file_that_the_crd_allows_fits_an_annotation() -> None:
     sources = [{"source": "s3://data/" + "x" * 500}] * 32
     job = make_job().having("dataset.train", sources).having("method.lora.targets", ["t" * 128] * 64)
-    assert (
-        len(JobFile.parse(rendered(Role.TRAIN)).model_copy(update={"spec": FineTuneJob(job.build()).spec}).render())
-        < 40_000
-    )
+    assert len(rendered(Role.TRAIN, FineTuneJob(job.build()))) < 40_000
 
 
 # --- the termination record ----------------------------------------------------------------------------------
@@ -137,7 +188,9 @@ def test_a_record_always_fits_the_kubelets_limit() -> None:
 def test_the_operator_reads_the_progress_that_is_released() -> None:
     record = ProgressRecord.model_validate_json(golden("progress-v1.json"))
     assert (record.stage, record.step, record.checkpoint_step) == ("training", 42, 40)
-    assert json.loads(record.model_dump_json(by_alias=True)) == json.loads(golden("progress-v1.json"))
+    assert json.loads(record.model_dump_json(by_alias=True, exclude_none=True)) == json.loads(
+        golden("progress-v1.json")
+    )
 
 
 def test_newer_progress_is_read_by_what_is_known_of_it() -> None:

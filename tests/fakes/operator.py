@@ -5,17 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from finetune_contract.progress import ProgressRecord
-from finetune_operator.core.identity import defaults_of
 from finetune_operator.core.options import Options
 from finetune_operator.ports import Event, Json, Key, Retryable
 from finetune_operator.reconciler import Reconciler
 from tests.fakes.clock import FakeClock
 from tests.fakes.kubernetes import FakeCluster, FakeKubeApi, Faults
 from tests.fakes.observed import FakeObserved
-from tests.fakes.schema import schema_of
 
 OPTIONS = Options(trainer_image="registry/finetune-trainer:1")
-DEFAULTS = defaults_of(schema_of("finetunejobs")["properties"]["spec"])
 _MOST_STEPS = 50
 
 
@@ -63,7 +60,7 @@ class FakeOperator:
         self.observed = observed or FakeObserved(cluster)
         self.progress = FakeProgress()
         self.events = FakeEvents()
-        self.reconciler = Reconciler(self.api, self.observed, self.progress, self.events, clock, options, DEFAULTS)
+        self.reconciler = Reconciler(self.api, self.observed, self.progress, self.events, clock, options)
         self._clock = clock
         self._blind_steps = blind_steps
         self._due: datetime | None = clock.now()

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from finetune_contract.jobspec import Identity, JobFile, Prepared, World
+from finetune_contract.jobspec import CONTRACT_VERSION, Attempt, Identity, JobFile, Prepared, Spec, World
 
 _CRD = Path(__file__).parents[2] / "crds" / "finetunejobs.yaml"
 
@@ -35,24 +35,24 @@ def make_job(
         "dataset": {"train": [{"source": _uri(train)}]},
         "method": {"type": "lora", "lora": {}},
         "training": {"learningRate": 1e-3},
-        "resources": {"gpuClass": "cpu"},
         "output": {"uri": "s3://bucket/out"},
         "storage": {"secretName": "s3-keys"},
     }
     document = {
-        "version": 1,
+        "version": CONTRACT_VERSION,
         "identity": Identity(
             namespace="default",
             name=name,
             uid="0b5a2f1e-7c1d-4a53-9f0a-1b2c3d4e5f60",
-            generation=1,
             run=1,
-            attempt=1,
             config_hash="c0ffee",
             image="trainer:test",
         ).model_dump(by_alias=True),
+        "attempt": Attempt(number=1, reason="FirstAttempt", resume="newest").model_dump(by_alias=True),
         "spec": with_defaults(_spec_schema(), _merge(written, spec or {})),
-        "world": World(nodes=nodes, processes_per_node=processes, gpus_per_node=gpus).model_dump(by_alias=True),
+        "world": World(nodes=nodes, processes_per_node=processes, gpus_per_node=gpus, gpu_class="cpu").model_dump(
+            by_alias=True
+        ),
         "prepared": prepared and prepared.model_dump(by_alias=True),
     }
     return JobFile.parse(json.dumps(document))
@@ -75,9 +75,12 @@ def with_defaults(schema: Mapping[str, Any], value: Any) -> Any:
 
 @cache
 def _spec_schema() -> dict[str, Any]:
+    """Of what the trainer reads."""
+    to_read = [field.alias or name for name, field in Spec.model_fields.items()]
     crd = yaml.safe_load(_CRD.read_text())
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    return dict(schema["properties"]["spec"])
+    spec = schema["properties"]["spec"]
+    return {**spec, "properties": {name: spec["properties"][name] for name in to_read}}
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

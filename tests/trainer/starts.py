@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract import layout
-from finetune_contract.jobspec import Identity, JobFile, Prepared
+from finetune_contract.jobspec import JobFile, Prepared
 from finetune_contract.manifest import MANIFEST_NAME, Manifest
 from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import TerminationRecord
@@ -153,12 +153,24 @@ class Runner:
             self._prepared[kind] = Prepared(uri=record.prepared.uri, digest=record.prepared.digest)
         return job.model_copy(update={"prepared": self._prepared[kind]})
 
-    def start(self, job: JobFile, *, do: str = "rank", die_at: int | None = None, attempt: int = 1) -> Running:
-        """Every rank of every node, each node with a scratch folder of its own, as a pod has."""
-        identity = Identity.model_validate({**job.identity.model_dump(), "attempt": attempt})
+    def start(
+        self,
+        job: JobFile,
+        *,
+        do: str = "rank",
+        die_at: int | None = None,
+        attempt: int = 1,
+        changes: Mapping[str, Any] | None = None,
+    ) -> Running:
+        """Every rank of every node, each node with a scratch folder of its own, as a pod has.
+
+        Args:
+            changes: of the attempt's settings.
+        """
+        settings = job.attempt.model_copy(update={"number": attempt, **(changes or {})})
         folder = self._last = self.folder / f"start-{next(self._numbers)}"
         folder.mkdir()
-        (folder / "job.json").write_text(job.model_copy(update={"identity": identity}).render())
+        (folder / "job.json").write_text(job.model_copy(update={"attempt": settings}).render())
         ranks = job.world.size if do == "rank" else 1
         per_node = min(ranks, job.world.processes_per_node)
         with socket.create_server(("127.0.0.1", 0)) as probe:

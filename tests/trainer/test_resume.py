@@ -178,3 +178,42 @@ def test_a_training_killed_in_the_middle_of_a_step_goes_on_as_if_it_had_not_been
     assert first.end().status == -signal.SIGKILL
     assert runner.start(job, attempt=2).end().status == 0
     assert_same(runner.verify_artifact(job), want)
+
+
+# --- what the operator decided about an attempt ------------------------------------------------------------------
+def test_steps_whose_checkpoint_is_gone_are_done_once_more_and_reported(
+    runner: Runner, references: dict[str, Reference]
+) -> None:
+    want = reference(runner, references, "lora")
+    job = job_of(runner, "lora")
+    first = runner.start(job)
+    first.wait_until(lambda seen: (seen.checkpoint_step or 0) >= 2 * EVERY)
+    first.signal(signal.SIGKILL)
+    first.end()
+    newest, older = runner.checkpoints(job)[:2]
+    runner.s3.storage().delete_prefix(newest.uri)
+
+    end = runner.start(job, attempt=2, changes={"not_older_than_step": newest.step}).end()
+    assert end.status == 0, end.log
+    assert f"steps {older.step + 1} to {newest.step} are lost, because their checkpoint is gone or damaged" in end.log
+    assert f"resuming from step {older.step}" in end.log
+    assert end.record
+    assert end.record.progress
+    assert end.record.progress.lost_steps == newest.step - older.step
+    assert_same(runner.verify_artifact(job), want)
+
+
+def test_an_attempt_that_resumes_from_none_starts_at_step_0(runner: Runner, references: dict[str, Reference]) -> None:
+    want = reference(runner, references, "lora")
+    job = job_of(runner, "lora")
+    first = runner.start(job)
+    first.wait_until(lambda seen: (seen.checkpoint_step or 0) >= EVERY)
+    first.signal(signal.SIGKILL)
+    first.end()
+    assert runner.checkpoints(job)
+
+    end = runner.start(job, attempt=2, changes={"resume": "none"}).end()
+    assert end.status == 0, end.log
+    assert "attempt 2 starts at step 0, as the operator asks" in end.log
+    assert "resuming from" not in end.log
+    assert_same(runner.verify_artifact(job), want)

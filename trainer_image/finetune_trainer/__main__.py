@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from finetune_contract import names
 from finetune_contract.jobspec import JobFile
-from finetune_contract.termination import TerminationRecord
+from finetune_contract.termination import INVALID_JOB_FILE, TerminationRecord
 from finetune_trainer.errors import ConfigurationError, StoppedAfterSave, TrainerError
 from finetune_trainer.pod import outcome
 from finetune_trainer.rank import libraries
@@ -144,7 +144,7 @@ def _read_job(path: Path) -> JobFile:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "job file"
-        raise ConfigurationError(f"{first['msg']} ({path})", field=place, reason="InvalidJobFile") from error
+        raise ConfigurationError(f"{first['msg']} ({path})", field=place, reason=INVALID_JOB_FILE) from error
 
 
 def _concluded(role: outcome.Role, work: Callable[[], TerminationRecord]) -> TerminationRecord:

@@ -61,7 +61,7 @@ class Start:
             self._fence = Fence.take(
                 storage,
                 layout.epochs_uri(job.spec.output.uri, job.identity),
-                attempt=job.identity.attempt,
+                attempt=job.attempt.number,
                 pod=socket.gethostname(),
             )
         if found:
@@ -139,7 +139,7 @@ class Start:
                 meta={
                     "uid": identity.uid,
                     "run": identity.run,
-                    "attempt": identity.attempt,
+                    "attempt": job.attempt.number,
                     "provenance": {"worldSize": job.world.size, "configHash": identity.config_hash},
                 },
                 on_verified=checkpoint.note_verified(self.progress, self._metrics),
@@ -153,8 +153,12 @@ class Start:
 
     def resume_from(self) -> Path | None:
         assert self._ranks is not None, "callbacks() comes first"
+        if self._job.attempt.resume == "none":
+            self._report(f"attempt {self._job.attempt.number} starts at step 0, as the operator asks")
+            return None
         uri = layout.checkpoints_uri(self._job.spec.output.uri, self._job.identity)
         found = checkpoint.restore_on_all(self._storage, uri, self._scratch / "restored", self._ranks, self._report)
+        self._note_lost_steps(found.step if found else 0)
         if found is None:
             self._report("no checkpoint of this run yet: starting at step 0")
             return None
@@ -163,6 +167,13 @@ class Start:
         if self._uploads:
             self._uploads.distrust(found.passed_over)
         return found.folder
+
+    def _note_lost_steps(self, resumed_from: int) -> None:
+        known = self._job.attempt.not_older_than_step
+        if resumed_from < known:
+            lost = f"steps {resumed_from + 1} to {known} are lost, because their checkpoint is gone or damaged"
+            self._report(f"{lost}; they are done once more")
+            self.progress.update(lost_steps=known - resumed_from)
 
 
 def _document(evaluation: EvaluationResult | None) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """Attempts: which child is the current one, how an attempt becomes history, and when the next may start."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,7 +12,7 @@ from finetune_operator.core.objects import ChildJob, Role
 from finetune_operator.core.outcomes import fail_run
 from finetune_operator.core.plan import Event
 from finetune_operator.core.render.child import child_name
-from finetune_operator.core.status import MAX_HISTORY
+from finetune_operator.core.status import MAX_HISTORY, Status
 from finetune_operator.core.timestamps import format_time
 
 MAX_STOPS = 3
@@ -36,13 +35,18 @@ def current_child(draft: Draft) -> ChildJob | None:
 
 def is_ours(draft: Draft, job: ChildJob) -> bool:
     is_recorded = draft.status.child.get("uid") == job.uid
-    return draft.snapshot.owns(job) and (is_recorded or job.config_hash == draft.status.run_hash)
+    # The stored hash as well: it may be one of 0.1.0 that is being written anew.
+    hashes = (draft.status.run_hash, draft.snapshot.status.run_hash)
+    return draft.snapshot.owns(job) and (is_recorded or job.config_hash in hashes)
 
 
 def is_written_down(draft: Draft) -> bool:
     """The current attempt stands in the stored status: its Job may be created."""
-    stored, status = draft.snapshot.status, draft.status
-    return (stored.run, stored.role, stored.number) == (status.run, status.role, status.number)
+    return _written(draft.snapshot.status) == _written(draft.status)
+
+
+def _written(status: Status) -> tuple[object, ...]:
+    return status.run, status.run_hash, status.role, status.number
 
 
 # --- the next one ----------------------------------------------------------------------------------------------
@@ -66,7 +70,7 @@ def retry(draft: Draft, end: End) -> Draft:
     """After an end that is neither success nor final."""
     account = _account(draft, end)
     noted = note_end(draft, end, account.is_counted).update(failures=account.failures, stops=account.stops)
-    if account.failures > draft.snapshot.job.spec.retries:
+    if account.failures > draft.snapshot.job.retries:
         return fail_run(noted, Reason.RETRIES_EXHAUSTED, _exhausted(draft, end, account))
     delayed = _with_backoff(noted, account)
     number = draft.status.number
@@ -115,7 +119,7 @@ def backoff_seconds(draft: Draft, failures: int) -> float:
 
 
 def _exhausted(draft: Draft, end: End, account: _Account) -> str:
-    retries = draft.snapshot.job.spec.retries
+    retries = draft.snapshot.job.retries
     return (
         f"{account.failures} failures with spec.retries {retries}; the last, in attempt {draft.status.number} of "
         f"{_work(draft)}: {end.reason}: {as_sentence(end.message)} When the cause is mended, start a new run with "
@@ -127,11 +131,19 @@ def _work(draft: Draft) -> str:
     return "training" if draft.status.role is Role.TRAIN else "the preparation"
 
 
+def await_image(draft: Draft, end: End) -> Draft:
+    """The trainer image does not know the job file: nobody's mistake. The next attempt waits for another image."""
+    noted = note_end(draft, end, is_counted=False)
+    message = f"Attempt {draft.status.number} of {_work(draft)} ended ({end.reason}): {as_sentence(end.message)}"
+    return advance(noted).event(Event("Warning", "AttemptStopped", message))
+
+
 # --- history ---------------------------------------------------------------------------------------------------
 def note_end(draft: Draft, end: End, is_counted: bool) -> Draft:
     """Newest first, bounded."""
     status = draft.status
-    entry: Mapping[str, Any] = {
+    child = current_child(draft)
+    entry: dict[str, Any] = {
         "run": status.run,
         "attempt": status.number,
         "role": str(status.role),
@@ -141,4 +153,6 @@ def note_end(draft: Draft, end: End, is_counted: bool) -> Draft:
         "checkpointStep": status.checkpoint_step,
         "time": format_time(draft.snapshot.now),
     }
+    if child is not None and child.image:
+        entry["image"] = child.image
     return draft.update(history=(entry, *status.history)[:MAX_HISTORY])

@@ -5,12 +5,12 @@ scheduler and the Job controller say is all there is.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from finetune_contract.exitcodes import ExitCode
-from finetune_contract.termination import TerminationRecord
+from finetune_contract.termination import INVALID_JOB_FILE, TerminationRecord
 from finetune_operator.core.conditions import Reason, as_sentence
 from finetune_operator.core.objects import JobEnd, Pod, Role
 
@@ -23,6 +23,8 @@ class EndKind(Enum):
     """Worth another try, at the expense of spec.retries."""
     UNCOUNTED = "uncounted"
     """Nobody's fault: the next attempt goes on from the last checkpoint."""
+    UNREADABLE = "unreadable"
+    """The trainer image does not know the job file: the next attempt waits for another image."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,17 @@ class End:
     """False when it rests on pods that were not seen: they have to be looked for at the server first."""
 
 
-_OUT_OF_MEMORY_CURE = (
-    "Lower training.perDeviceBatchSize (and raise gradientAccumulationSteps by as much), set "
-    "training.gradientCheckpointing: true, or use method.type qlora."
-)
+CONSEQUENCES: Mapping[ExitCode, EndKind] = {
+    ExitCode.SUCCEEDED: EndKind.SUCCEEDED,
+    ExitCode.INVALID_CONFIGURATION: EndKind.FINAL,
+    ExitCode.INVALID_DATA: EndKind.FINAL,
+    ExitCode.NO_VALID_CHECKPOINT: EndKind.FINAL,
+    ExitCode.ACCELERATOR_OUT_OF_MEMORY: EndKind.FINAL,
+    ExitCode.DIVERGED: EndKind.FINAL,
+    ExitCode.TRANSIENT: EndKind.COUNTED,
+    ExitCode.STOPPED_AFTER_SAVE: EndKind.UNCOUNTED,
+}
+"""What follows from each code of the contract: the one place that says what is final."""
 _DISRUPTIONS = {
     "PreemptionByScheduler": Reason.PREEMPTED,
     "DeletionByTaintManager": Reason.NODE_LOST,
@@ -86,7 +95,7 @@ def _by_time(pods: Sequence[Pod]) -> list[Pod]:
 def _precedence(end: End) -> int:
     """Smaller wins, among pods of one attempt. A peer that lost its counterpart fails with a network error or
     crashes, so the specific causes come first."""
-    if end.kind is EndKind.FINAL:
+    if end.kind in (EndKind.FINAL, EndKind.UNREADABLE):
         return 0
     if end.reason == Reason.OOM_KILLED:
         return 1
@@ -112,11 +121,12 @@ def _of_record(record: TerminationRecord, pod: Pod) -> End:
     code = record.code
     if code is ExitCode.STOPPED_AFTER_SAVE:
         return End(EndKind.UNCOUNTED, _disruption_reason(pod, Reason.STOPPED), record.message, record)
-    if code is ExitCode.ACCELERATOR_OUT_OF_MEMORY:
-        message = f"{as_sentence(record.message)} {_OUT_OF_MEMORY_CURE}"
-        return End(EndKind.FINAL, Reason.ACCELERATOR_OUT_OF_MEMORY, message, record)
-    kind = EndKind.FINAL if code is not None and code.is_final else EndKind.COUNTED
-    return End(kind, record.reason, record.message, record)
+    if record.reason == INVALID_JOB_FILE:
+        return End(EndKind.UNREADABLE, record.reason, record.message, record)
+    # A code that the contract does not know is a bug, or comes from a newer trainer: worth another try.
+    kind = EndKind.COUNTED if code is None else CONSEQUENCES[code]
+    reason = Reason.ACCELERATOR_OUT_OF_MEMORY if code is ExitCode.ACCELERATOR_OUT_OF_MEMORY else record.reason
+    return End(kind, reason, record.message, record)
 
 
 def _of_container(pod: Pod, memory_limit: str) -> End | None:

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     CHILD_REFUSED = "ChildRefused"
     CONFLICT = "Conflict"
     UNREADABLE_SPEC = "UnreadableSpec"
+    UNKNOWN_FIELD = "UnknownField"
     BACKING_OFF = "BackingOff"
     WAITING_FOR_PODS = "WaitingForPods"
     # final
@@ -63,6 +64,8 @@ class Reason(StrEnum):
     DOES_NOT_FIT = "DoesNotFit"
     RETRIES_EXHAUSTED = "RetriesExhausted"
     ACCELERATOR_OUT_OF_MEMORY = "AcceleratorOutOfMemory"
+    # why there is an attempt: the end of the previous one, or
+    FIRST_ATTEMPT = "FirstAttempt"
     # ends of an attempt
     OOM_KILLED = "OOMKilled"
     CRASHED = "Crashed"

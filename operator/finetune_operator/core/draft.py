@@ -52,8 +52,12 @@ class Draft:
 
     def stall(self, reason: str, message: str) -> "Draft":
         """Only a person can help: Stalled=True, beside the summary."""
+        return self.mark_stalled(reason, message).summary(reason, message)
+
+    def mark_stalled(self, reason: str, message: str) -> "Draft":
+        """Without a word about the summary."""
         stalled = self.condition(ConditionType.STALLED, ConditionStatus.TRUE, reason, message)
-        return replace(stalled.summary(reason, message), is_stalled=True)
+        return replace(stalled, is_stalled=True)
 
     def act(self, actions: Sequence[Action], needs: Trust) -> "Draft":
         return replace(self, actions=(*self.actions, *actions)).trusting(needs) if actions else self

@@ -1,9 +1,11 @@
-"""Coarse lower bound on device memory: weights, gradients and optimizer state, nothing else.
+"""Device memory: a coarse lower bound on what a job needs, and what helps when it is too much.
 
-It refuses what can never fit, before a GPU is asked for; activations, logits and the CUDA context come on top.
+The bound has weights, gradients and optimizer, nothing else. It refuses what can never fit, before a GPU is asked for;
+activations, logits and the CUDA context come on top.
 """
 
-from finetune_contract.jobspec import Method, Spec, World
+from finetune_contract.jobspec import Method, World
+from finetune_operator.core.spec import Spec
 
 _WEIGHTS = 2.0
 """Bytes per parameter in bf16 or fp16."""
@@ -39,8 +41,25 @@ def predicted_bytes(spec: Spec, world: World, parameters: int) -> float:
     return parameters * bytes_per_parameter(spec.method, stage, world.size)
 
 
-def cures(spec: Spec) -> str:
-    """What the user can change, the smallest change first."""
+# --- what the user can change, the smallest change first -----------------------------------------------------------
+def cures_of_bound(spec: Spec) -> str:
+    """When the lower bound is above what the device has: smaller batches would not help."""
+    return ", ".join(_smaller_state(spec))
+
+
+def cures_of_running_out(spec: Spec | None) -> str:
+    """When the memory was used up in training: smaller batches first. None: a spec that this operator cannot read."""
+    training = spec.training if spec else None
+    options = []
+    if training is None or training.per_device_batch_size > 1:
+        options.append("a lower training.perDeviceBatchSize with gradientAccumulationSteps raised by as much")
+    if training is None or not training.gradient_checkpointing:
+        options.append("training.gradientCheckpointing true")
+    options.append("a lower training.maxLength")
+    return ", ".join(options + (_smaller_state(spec) if spec else []))
+
+
+def _smaller_state(spec: Spec) -> list[str]:
     stage = spec.training.deepspeed.stage if spec.training.deepspeed else 0
     steps = {
         "full": "method.type lora or qlora",
@@ -50,4 +69,4 @@ def cures(spec: Spec) -> str:
     }
     options = [steps[spec.method.type], "training.deepspeed.stage 3 on more devices" if stage < 3 else ""]
     options += ["a GPU class with more memory in resources.gpuClass", "a smaller model"]
-    return ", ".join(option for option in options if option)
+    return [option for option in options if option]

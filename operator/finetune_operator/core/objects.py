@@ -7,10 +7,12 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from pydantic import ValidationError
+
 from finetune_contract import names
-from finetune_contract.jobspec import Spec
 from finetune_contract.termination import TerminationRecord
 from finetune_operator.core.quantity import parse_quantity
+from finetune_operator.core.spec import Spec
 from finetune_operator.core.timestamps import parse_time
 
 LABEL_JOB_UID = f"{names.GROUP}/job-uid"
@@ -68,12 +70,25 @@ class FineTuneJob:
 
     @cached_property
     def spec(self) -> Spec:
-        """Raises pydantic's ValidationError: only policies after `acceptance` may look."""
-        return Spec.model_validate(self.raw_spec)
+        """Raises pydantic's ValidationError: only the policies of `decide.CHAIN` after `check_spec` may look."""
+        return Spec.parse(self.raw_spec)
 
+    @property
+    def readable_spec(self) -> Spec | None:
+        """None when this operator cannot read it."""
+        try:
+            return self.spec
+        except ValidationError:
+            return None
+
+    # Two fields that are read whether or not this operator understands the rest.
     @property
     def is_suspended(self) -> bool:
         return bool(self.raw_spec.get("suspend", False))
+
+    @property
+    def retries(self) -> int:
+        return int(self.raw_spec.get("retries", 0))
 
 
 # --- its children ----------------------------------------------------------------------------------------------
@@ -98,10 +113,16 @@ class ChildJob:
     is_being_deleted: bool
     created: datetime | None
     end: JobEnd | None
+    pod_count: int
+    image: str
+    """Of the trainer."""
+    memory_limit: str
+    """Of each pod. These three are what the child was started with, whatever the spec says by now."""
 
     @classmethod
     def parse(cls, raw: Raw) -> "ChildJob":
-        metadata = raw["metadata"]
+        metadata, spec = raw["metadata"], raw.get("spec") or {}
+        container = _trainer_container(spec)
         labels = metadata.get("labels") or {}
         return cls(
             name=metadata["name"],
@@ -114,11 +135,20 @@ class ChildJob:
             is_being_deleted=bool(metadata.get("deletionTimestamp")),
             created=parse_time(metadata.get("creationTimestamp")),
             end=_job_end(raw.get("status") or {}),
+            pod_count=spec.get("completions", 1),
+            image=container.get("image", ""),
+            memory_limit=((container.get("resources") or {}).get("limits") or {}).get("memory", ""),
         )
 
     @property
     def is_finished(self) -> bool:
         return self.end is not None
+
+
+def _trainer_container(job_spec: Raw) -> Raw:
+    pod_spec = (job_spec.get("template") or {}).get("spec") or {}
+    containers: Sequence[Raw] = pod_spec.get("containers") or ()
+    return next((container for container in containers if container.get("name") == CONTAINER), {})
 
 
 _COMPLETE = ("SuccessCriteriaMet", "Complete")

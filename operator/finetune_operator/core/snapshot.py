@@ -1,10 +1,9 @@
 """Everything that was observed for one FineTuneJob at one instant: the one argument of `decide`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
-from typing import Any
 
 from finetune_contract.progress import ProgressRecord
 from finetune_operator.core.objects import LABEL_JOB_UID, ChildJob, FineTuneJob, GpuClass, Node, Pod, Raw, Role
@@ -47,8 +46,6 @@ class Snapshot:
     """As stored: what is decided in this reconcile is not in it."""
     now: datetime
     options: Options
-    defaults: Mapping[str, Any]
-    """Default values of spec in the CRD, as a tree."""
     jobs: tuple[ChildJob, ...] = ()
     pods: tuple[Pod, ...] = ()
     gpu_classes: tuple[GpuClass, ...] = ()

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from finetune_contract.jobspec import Attempt
 from finetune_operator.core.conditions import Condition, ConditionStatus, ConditionType, find
 from finetune_operator.core.objects import Raw, Role
 
@@ -25,6 +26,7 @@ class Status:
     restarted_at: str = ""
     attempt: int = 0
     prepare_attempt: int = 0
+    current_attempt: Raw = field(default_factory=dict)
     failures: int = 0
     stops: int = 0
     next_attempt_time: str = ""
@@ -70,6 +72,17 @@ class Status:
     def number(self) -> int:
         """Of the current attempt of the current role; 0 before the first."""
         return self.attempt if self.role is Role.TRAIN else self.prepare_attempt
+
+    @property
+    def attempt_settings(self) -> Attempt:
+        """Once they are written down."""
+        current = self.current_attempt
+        return Attempt(
+            number=current["number"],
+            reason=current["reason"],
+            resume=current["resume"],
+            not_older_than_step=current.get("notOlderThanStep", 0),
+        )
 
     @property
     def checkpoint_step(self) -> int:

@@ -1,7 +1,8 @@
 """The processes of an attempt, from spec and GPU class."""
 
-from finetune_contract.jobspec import Resources, World
+from finetune_contract.jobspec import World
 from finetune_operator.core.objects import GpuClass
+from finetune_operator.core.spec import Resources
 
 
 def plan_world(resources: Resources, gpu_class: GpuClass, allow_cpu_for_gpu: bool = False) -> World:
@@ -11,6 +12,7 @@ def plan_world(resources: Resources, gpu_class: GpuClass, allow_cpu_for_gpu: boo
         nodes=resources.nodes,
         processes_per_node=resources.processes_per_node or gpus or 1,
         gpus_per_node=gpus,
+        gpu_class=gpu_class.name,
         allow_cpu_for_gpu=allow_cpu_for_gpu and gpus > 0,
     )
 

@@ -187,17 +187,14 @@ class _Poison(TrainerCallback):
                 parameter.data.fill_(math.inf)
 
 
-def test_memory_that_runs_out_is_named_with_the_cure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_is_reported_in_torchs_words(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_out(*args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
 
     monkeypatch.setattr(LabelledLoss, "__call__", run_out)
     with pytest.raises(AcceleratorOutOfMemory) as ended:
         bench.train(bench.job({"method": LORA}))
-    assert ended.value.message == (
-        "CUDA out of memory. Tried to allocate 2.00 GiB. Cure: lower spec.training.perDeviceBatchSize; set "
-        "spec.training.gradientCheckpointing; lower spec.training.maxLength, or take a class with more memory"
-    )
+    assert ended.value.message == "CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
 def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(bench: Bench) -> None:

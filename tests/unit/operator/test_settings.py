@@ -23,10 +23,9 @@ def test_the_image_alone_is_enough() -> None:
     assert settings.trainer_image == "registry/trainer:1"
     assert settings.watch_namespaces == ()
     assert not settings.leader_election
-    assert (settings.crds_dir / "finetunejobs.yaml").is_file()
 
 
-def test_every_variable_is_taken_up(tmp_path: Path) -> None:
+def test_every_variable_is_taken_up() -> None:
     settings = read_settings(
         IMAGE
         | {
@@ -40,7 +39,6 @@ def test_every_variable_is_taken_up(tmp_path: Path) -> None:
             "FINETUNE_LOG_FORMAT": "json",
             "FINETUNE_TERMINATION_GRACE_SECONDS": "7",
             "FINETUNE_IMAGE_PULL_SECRETS": "registry",
-            "FINETUNE_CRDS_DIR": str(tmp_path),
             "POD_NAME": "pod",
             "POD_NAMESPACE": "system",
         }
@@ -57,7 +55,6 @@ def test_every_variable_is_taken_up(tmp_path: Path) -> None:
         log_format="json",
         termination_grace_seconds=7,
         image_pull_secrets=("registry",),
-        crds_dir=tmp_path,
         pod_name="pod",
         pod_namespace="system",
     )
@@ -99,7 +96,6 @@ def test_an_empty_value_counts_as_absent() -> None:
         ("FINETUNE_LOG_LEVEL", "LOUD", "DEBUG, INFO, WARNING, ERROR"),
         ("FINETUNE_LOG_FORMAT", "xml", "text, json"),
         ("FINETUNE_TERMINATION_GRACE_SECONDS", "0", "between 1"),
-        ("FINETUNE_CRDS_DIR", "/nowhere", "/nowhere"),
     ],
 )
 def test_a_wrong_value_is_refused_with_name_and_cure(name: str, value: str, cure: str) -> None:

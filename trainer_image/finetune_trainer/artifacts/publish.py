@@ -41,7 +41,7 @@ def publish(storage: Storage, job: JobFile, result: Result, fence: Fence, scratc
         result.kind,
         uid=job.identity.uid,
         run=job.identity.run,
-        attempt=job.identity.attempt,
+        attempt=job.attempt.number,
         epoch=fence.epoch,
         step=result.step,
         provenance={**_identity(job), **result.provenance},

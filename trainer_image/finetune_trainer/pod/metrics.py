@@ -61,9 +61,9 @@ class Metrics:
                 "namespace": identity.namespace,
                 "name": identity.name,
                 "run": str(identity.run),
-                "attempt": str(identity.attempt),
+                "attempt": str(job.attempt.number),
                 "method": job.spec.method.type,
-                "gpu_class": job.spec.resources.gpu_class,
+                "gpu_class": job.world.gpu_class,
             }
         )
 

@@ -28,7 +28,7 @@ class Progress:
     def __init__(self, job: JobFile, *, file: Path | None = None) -> None:
         self._lock = threading.Lock()
         self._file = file
-        self._record = ProgressRecord(run=job.identity.run, attempt=job.identity.attempt, stage="starting")
+        self._record = ProgressRecord(run=job.identity.run, attempt=job.attempt.number, stage="starting")
 
     @property
     def record(self) -> ProgressRecord:

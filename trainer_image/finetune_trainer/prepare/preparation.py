@@ -82,7 +82,7 @@ def run(job: JobFile, storage: Storage, scratch: Path, report: Report) -> Prepar
         metrics=counts,
         uid=job.identity.uid,
         run=job.identity.run,
-        attempt=job.identity.attempt,
+        attempt=job.attempt.number,
     )
     report(f"prepared rows: {uri}")
     return _result(uri, digest, counts, parameters, reused=False)

@@ -70,7 +70,7 @@ def run(job: JobFile, storage: Storage, scratch: Path, hooks: Hooks) -> TrainRes
     )
     for line in settings_.describe(job, settings, device):
         say(line)
-    with _out_of_memory_named(job):
+    with _out_of_memory_named():
         return _Training(job, storage, scratch, hooks, process, device, prepared, settings, say).run()
 
 
@@ -334,15 +334,11 @@ def _rank_zero_says(process: Process) -> Callable[[str], None]:
 
 
 @contextmanager
-def _out_of_memory_named(job: JobFile) -> Iterator[None]:
+def _out_of_memory_named() -> Iterator[None]:
+    """The fact alone: the operator says what helps."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        training = job.spec.training
-        cures = ["lower spec.training.perDeviceBatchSize" if training.per_device_batch_size > 1 else ""]
-        cures.append("" if training.gradient_checkpointing else "set spec.training.gradientCheckpointing")
-        cures.append("lower spec.training.maxLength, or take a class with more memory")
-        first_line = str(error).splitlines()[0]
-        raise AcceleratorOutOfMemory(f"{first_line} Cure: {'; '.join(filter(None, cures))}") from error
+        raise AcceleratorOutOfMemory(str(error).splitlines()[0]) from error

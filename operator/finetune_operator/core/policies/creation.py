@@ -86,11 +86,11 @@ def _child(draft: Draft) -> Child:
         job=snapshot.job,
         role=status.role,
         run=status.run,
-        number=status.number,
         config_hash=status.run_hash,
         world=plan_world(resources, gpu_class, snapshot.options.allow_cpu_for_gpu),
         options=snapshot.options,
         gpu_class=gpu_class,
+        attempt=status.attempt_settings,
         prepared=status.prepared,
     )
 

@@ -1,12 +1,14 @@
 """Has the child of the current attempt ended? Then what comes of it: the next stage, the next attempt, or the end."""
 
+from dataclasses import replace
 from typing import Any
 
 from finetune_contract.termination import ArtifactResult, EvaluationResult, TerminationRecord
-from finetune_operator.core.attempts import current_child, note_end, retry
+from finetune_operator.core.attempts import await_image, current_child, note_end, retry
 from finetune_operator.core.classify import End, EndKind, classify
-from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason
+from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason, as_sentence
 from finetune_operator.core.draft import Draft
+from finetune_operator.core.memory import cures_of_running_out
 from finetune_operator.core.objects import Role
 from finetune_operator.core.outcomes import fail_run, succeed_run
 from finetune_operator.core.plan import Event, Trust
@@ -18,10 +20,18 @@ def take_end(draft: Draft) -> Draft:
         return draft
     status = draft.status
     pods = draft.snapshot.pods_of(status.role, status.run, status.number)
-    end = classify(job.end, pods, status.role, draft.snapshot.job.spec.resources.memory)
+    end = _with_cure(draft, classify(job.end, pods, status.role, job.memory_limit))
     # What an older view of the pods does not show may still be there.
     seen = draft if end.is_certain else draft.trusting(Trust.LIVE_CHILDREN)
     return _CONSEQUENCES[end.kind](seen, end)
+
+
+def _with_cure(draft: Draft, end: End) -> End:
+    """The trainer reports that the accelerator's memory is used up; what helps is said here."""
+    if end.reason != Reason.ACCELERATOR_OUT_OF_MEMORY:
+        return end
+    cures = cures_of_running_out(draft.snapshot.job.readable_spec)
+    return replace(end, message=f"{as_sentence(end.message)} What helps: {cures}.")
 
 
 def _succeed(draft: Draft, end: End) -> Draft:
@@ -43,6 +53,7 @@ _CONSEQUENCES = {
     EndKind.FINAL: _fail,
     EndKind.COUNTED: retry,
     EndKind.UNCOUNTED: retry,
+    EndKind.UNREADABLE: await_image,
 }
 
 

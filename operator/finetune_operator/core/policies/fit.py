@@ -2,7 +2,7 @@
 
 from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.memory import cures, predicted_bytes
+from finetune_operator.core.memory import cures_of_bound, predicted_bytes
 from finetune_operator.core.objects import Role
 from finetune_operator.core.outcomes import fail_run
 from finetune_operator.core.quantity import gib
@@ -22,7 +22,7 @@ def check_fit(draft: Draft) -> Draft:
         return known
     message = (
         f"{parameters / 1e9:.2f} billion parameters with method {spec.method.type} need at least {gib(predicted)} on "
-        f"each device; class {gpu_class.name} has {gib(gpu_class.memory)}. What helps: {cures(spec)}."
+        f"each device; class {gpu_class.name} has {gib(gpu_class.memory)}. What helps: {cures_of_bound(spec)}."
     )
     refused = known.condition(ConditionType.PLANNED, ConditionStatus.FALSE, Reason.DOES_NOT_FIT, message)
     return fail_run(refused, Reason.DOES_NOT_FIT, message)

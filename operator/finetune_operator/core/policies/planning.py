@@ -4,13 +4,14 @@ Not looked at again while all pods of a training attempt have their nodes: a cla
 must not shake a job that runs.
 """
 
-from finetune_contract.jobspec import Resources, World
+from finetune_contract.jobspec import World
 from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason
 from finetune_operator.core.draft import Draft
 from finetune_operator.core.objects import GpuClass, Role
 from finetune_operator.core.outcomes import fail_run
 from finetune_operator.core.placement import members, why_none_matches
 from finetune_operator.core.snapshot import Snapshot
+from finetune_operator.core.spec import Resources
 from finetune_operator.core.world import gpus_per_node, plan_world
 
 

@@ -11,6 +11,7 @@ from finetune_contract.progress import ProgressRecord
 from finetune_operator.core.attempts import current_child
 from finetune_operator.core.draft import Draft
 from finetune_operator.core.objects import Role
+from finetune_operator.core.plan import Event
 from finetune_operator.core.timestamps import format_time, parse_time
 
 
@@ -35,10 +36,37 @@ def note_record(draft: Draft, record: ProgressRecord) -> Draft:
     before = {name: value for name, value in draft.status.progress.items() if name != "updatedAt"}
     if shown != before:
         draft = draft.update(progress={**shown, "updatedAt": now})
+    lost = _newly_lost_steps(draft, record)
+    if lost:
+        return _note_lost_steps(draft, record, lost)
     step = record.checkpoint_step
     if step is not None and step > draft.status.checkpoint_step:
         draft = draft.update(checkpoint={"step": step, "uri": record.checkpoint_uri or "", "time": now})
     return draft
+
+
+def _newly_lost_steps(draft: Draft, record: ProgressRecord) -> int:
+    """Reported once an attempt; 0 when its settings are not in status (an older CRD drops them)."""
+    current = draft.status.current_attempt
+    lost, newest = record.lost_steps or 0, current.get("notOlderThanStep", 0)
+    is_news = current.get("number") == record.attempt and current.get("lostSteps") != lost
+    return lost if is_news and lost <= newest else 0
+
+
+def _note_lost_steps(draft: Draft, record: ProgressRecord, lost: int) -> Draft:
+    """The newest checkpoint that was known of is not there any more: the one that was resumed from takes its place."""
+    newest = draft.status.attempt_settings.not_older_than_step
+    kept = newest - lost
+    where = f"step {kept}" if kept else "step 0, there is no other checkpoint"
+    message = (
+        f"Attempt {record.attempt} resumed from {where}. Steps {kept + 1} to {newest} were lost, because their "
+        "checkpoint is gone or damaged; they are done once more."
+    )
+    step = record.checkpoint_step
+    checkpoint = {"step": step, "uri": record.checkpoint_uri or "", "time": format_time(draft.snapshot.now)}
+    current = {**draft.status.current_attempt, "lostSteps": lost}
+    noted = draft.update(current_attempt=current, checkpoint=checkpoint if step else {})
+    return noted.event(Event("Warning", "StepsLost", message))
 
 
 def progress_block(record: ProgressRecord) -> dict[str, Any]:

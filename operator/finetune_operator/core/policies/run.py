@@ -1,13 +1,13 @@
 """Which run is this? Starts the first one, and a new one when a training-relevant field or restartedAt changed.
 
-A new default in a new CRD version changes stored objects without a change of generation: no new run then.
+Only a change of generation can make a new run: an upgrade of the CRD may change what is read, and nobody asked for it.
 """
 
 from dataclasses import replace
 
 from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.identity import run_hash
+from finetune_operator.core.identity import is_current_rule, is_same_run, run_hash
 from finetune_operator.core.objects import ChildJob
 from finetune_operator.core.plan import DeleteJob, Trust
 from finetune_operator.core.snapshot import Snapshot
@@ -20,7 +20,7 @@ def start_run(draft: Draft) -> Draft:
     if status.run == 0:
         return _begin(draft, 1)
     if not is_new_run_wanted(snapshot):
-        return draft
+        return _with_current_hash(draft)
     if not status.is_final and (_unfinished(snapshot) or _alive(snapshot)):
         return _stop_old_run(draft)
     # Rests on the absence of live pods, unless the old run came to its end by itself.
@@ -31,18 +31,24 @@ def is_new_run_wanted(snapshot: Snapshot) -> bool:
     status, job = snapshot.status, snapshot.job
     if job.restarted_at and job.restarted_at != status.restarted_at:
         return True
-    return job.generation != status.observed_generation and _hash(snapshot) != status.run_hash
+    return job.generation != status.observed_generation and not is_same_run(status.run_hash, job.raw_spec)
 
 
-def _hash(snapshot: Snapshot) -> str:
-    return run_hash(snapshot.job.raw_spec, snapshot.defaults)
+def _with_current_hash(draft: Draft) -> Draft:
+    """A hash of 0.1.0 is written anew once it is known to stand for this spec. A child that carries the old one, and
+    whose uid is not yet in status, is recorded in the same write: afterwards nothing would tell that it is ours."""
+    status, spec = draft.status, draft.snapshot.job.raw_spec
+    if is_current_rule(status.run_hash) or not is_same_run(status.run_hash, spec):
+        return draft
+    renewed = draft.update(run_hash=run_hash(spec))
+    return renewed if status.is_final or status.child else renewed.trusting(Trust.LIVE_CHILDREN)
 
 
 def _begin(draft: Draft, run: int) -> Draft:
     """Everything but the history starts anew, and so do the conditions: P3 holds per run."""
     status = Status(
         run=run,
-        run_hash=_hash(draft.snapshot),
+        run_hash=run_hash(draft.snapshot.job.raw_spec),
         restarted_at=draft.snapshot.job.restarted_at,
         start_time=format_time(draft.snapshot.now),
         history=draft.status.history,

@@ -7,6 +7,7 @@ from finetune_operator.core.attempts import advance, current_child
 from finetune_operator.core.conditions import Reason
 from finetune_operator.core.draft import Draft
 from finetune_operator.core.plan import DeleteJob, Event, Trust
+from finetune_operator.core.policies.attempt import set_up_attempt
 
 
 def stop_for_suspend(draft: Draft) -> Draft:
@@ -33,7 +34,7 @@ def _suspended(draft: Draft) -> Draft:
     since = f"from the checkpoint of step {step}" if step else "from its last checkpoint, if it has one"
     message = f"spec.suspend is true. Set it to false: the job goes on {since}."
     if draft.status.child:
-        draft = advance(draft.trusting(Trust.LIVE_CHILDREN))
+        draft = set_up_attempt(advance(draft.trusting(Trust.LIVE_CHILDREN)))
     if draft.status.phase != "Suspended":
         draft = draft.event(Event("Normal", "Suspended", message))
     return draft.summary(Reason.SUSPENDED, message, "Suspended").settle()

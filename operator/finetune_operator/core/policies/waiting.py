@@ -30,7 +30,7 @@ def explain_child(draft: Draft) -> Draft:
         draft, trouble = _told_by_events(draft, job, pods)
     if trouble is not None:
         return draft.summary(trouble.reason, trouble.message, _phase_of_trouble(draft))
-    return _at_work(draft, pods)
+    return _at_work(draft, job, pods)
 
 
 def _phase_of_trouble(draft: Draft) -> str:
@@ -38,10 +38,10 @@ def _phase_of_trouble(draft: Draft) -> str:
 
 
 # --- at work ---------------------------------------------------------------------------------------------------
-def _at_work(draft: Draft, pods: tuple[Pod, ...]) -> Draft:
+def _at_work(draft: Draft, job: ChildJob, pods: tuple[Pod, ...]) -> Draft:
     if draft.status.role is Role.PREPARE:
         return _preparing(draft)
-    number, nodes = draft.status.attempt, draft.snapshot.job.spec.resources.nodes
+    number, nodes = draft.status.attempt, job.pod_count
     started = sum(pod.is_running or pod.is_finished for pod in pods)
     if started >= nodes or _was_training(draft):
         return draft.summary(Reason.TRAINING, f"Attempt {number} is training on {nodes} node(s).", "Training")

@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_contract import names
-from finetune_contract.jobspec import Identity, JobFile, Prepared, World
+from finetune_contract.jobspec import Attempt, World
 from finetune_operator.core.objects import LABEL_JOB_UID, FineTuneJob, GpuClass, Raw, Role
 from finetune_operator.core.options import Options
-
-ANNOTATION_JOB_FILE = f"{names.GROUP}/job-file"
-"""On the pod template: the job file, mounted from here by a downwardAPI volume."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +17,18 @@ class Child:
     job: FineTuneJob
     role: Role
     run: int
-    number: int
     config_hash: str
     world: World
     options: Options
     gpu_class: GpuClass
+    attempt: Attempt
+    """status.currentAttempt, as the trainer reads it."""
     prepared: Raw
     """status.prepared; empty for a preparation."""
+
+    @property
+    def number(self) -> int:
+        return self.attempt.number
 
     @property
     def name(self) -> str:
@@ -81,23 +83,3 @@ def metadata(child: Child, name: str, with_labels: Mapping[str, str]) -> dict[st
             }
         ],
     }
-
-
-def job_file(child: Child) -> str:
-    """The text that the trainer reads at `names.JOB_FILE`."""
-    return JobFile(
-        identity=Identity(
-            namespace=child.job.namespace,
-            name=child.job.name,
-            uid=child.job.uid,
-            generation=child.job.generation,
-            run=child.run,
-            attempt=child.number,
-            config_hash=child.config_hash,
-            image=child.options.trainer_image,
-        ),
-        spec=child.job.spec,
-        world=child.world,
-        prepared=Prepared(uri=child.prepared["uri"], digest=child.prepared["digest"]) if child.prepared else None,
-        progress_interval_seconds=child.options.progress_interval_seconds,
-    ).render()

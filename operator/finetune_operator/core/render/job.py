@@ -3,7 +3,8 @@
 from typing import Any
 
 from finetune_operator.core.objects import CONTAINER, Role
-from finetune_operator.core.render.child import ANNOTATION_JOB_FILE, Child, job_file, labels, metadata
+from finetune_operator.core.render.child import Child, labels, metadata
+from finetune_operator.core.render.jobfile import ANNOTATION_JOB_FILE, render_job_file
 from finetune_operator.core.render.pod import render_pod_spec
 
 
@@ -19,7 +20,7 @@ def render_job(child: Child) -> dict[str, Any]:
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": _pod_failure_policy(),
             "template": {
-                "metadata": {"labels": labels(child), "annotations": {ANNOTATION_JOB_FILE: job_file(child)}},
+                "metadata": {"labels": labels(child), "annotations": {ANNOTATION_JOB_FILE: render_job_file(child)}},
                 "spec": render_pod_spec(child),
             },
         },

@@ -4,10 +4,11 @@ from posixpath import basename, dirname
 from typing import Any
 
 from finetune_contract import names
-from finetune_contract.jobspec import Spec
 from finetune_operator.core.objects import CONTAINER, Role
 from finetune_operator.core.quantity import parse_quantity
-from finetune_operator.core.render.child import ANNOTATION_JOB_FILE, Child, labels
+from finetune_operator.core.render.child import Child, labels
+from finetune_operator.core.render.jobfile import ANNOTATION_JOB_FILE
+from finetune_operator.core.spec import Spec
 
 USER = 65532
 _NODE_GONE_SECONDS = 30

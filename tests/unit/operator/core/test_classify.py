@@ -79,12 +79,20 @@ ROWS = [
         for code, reason in ((2, "InvalidConfiguration"), (3, "InvalidRow"), (4, "NoValidCheckpoint"), (72, "Diverged"))
     ),
     Row(
-        "a full accelerator is final and names the cures",
+        "a full accelerator is final, in the trainer's words",
         train_child().failed(),
         (train_pod().left(failed_record(71, "OutOfMemory", "2 GiB wanted.")),),
         EndKind.FINAL,
         "AcceleratorOutOfMemory",
-        "2 GiB wanted. Lower training.perDeviceBatchSize",
+        "2 GiB wanted.",
+    ),
+    Row(
+        "a job file that the trainer does not know is nobody's mistake",
+        train_child().failed(),
+        (train_pod().left(failed_record(2, "InvalidJobFile", "version: 2 is unknown")),),
+        EndKind.UNREADABLE,
+        "InvalidJobFile",
+        "version: 2 is unknown",
     ),
     Row(
         "a transient failure counts",

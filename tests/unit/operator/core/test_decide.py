@@ -1,18 +1,21 @@
 """The decisions about one job, as sentences: what is seen → what is done, said and waited for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from finetune_contract.jobspec import Attempt, JobFile
 from finetune_operator.core.decide import decide
+from finetune_operator.core.identity import first_rule_hash, run_hash
 from finetune_operator.core.plan import Create, DeleteJob, Plan, Trust
 from finetune_operator.core.policies.reporting import progress_block
+from finetune_operator.core.render.jobfile import ANNOTATION_JOB_FILE
 from finetune_operator.core.snapshot import Obstacle, ObstacleKind
-from tests.builders.children import prepare_child, prepare_pod, train_child, train_pod
-from tests.builders.jobs import PRODUCT, make_class, make_job, make_node, make_t4
+from tests.builders.children import ChildBuilder, prepare_child, prepare_pod, train_child, train_pod
+from tests.builders.jobs import PRODUCT, JobBuilder, make_class, make_job, make_node, make_t4
 from tests.builders.records import failed_record, prepared_record, progress_record, stopped_record, trained_record
 from tests.builders.snapshots import NOW, PREPARED, SnapshotBuilder, make_snapshot
 
@@ -117,23 +120,13 @@ FIRST = [
 
 SPEC = [
     Row(
-        "a spec that this operator does not understand is refused with the field",
-        make_snapshot(make_job().having("training.unheardOf", 1)),
+        "a value that no version could read is refused with the field",
+        make_snapshot(make_job().having("training.epochs", "many")),
         want_status="False",
         want_reason="InvalidSpec",
         want_phase="Failed",
-        want_message="spec.training.unheardOf",
+        want_message="spec.training.epochs",
         want_events=("Failed",),
-    ),
-    Row(
-        "a spec that another operator accepted stalls the run and does not end it",
-        make_snapshot(make_job().having("training.unheardOf", 1)).training(
-            conditions=[{"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}]
-        ),
-        want_reason="UnreadableSpec",
-        want_phase="Training",
-        want_message="roll the operator back",
-        want_requeue=300,
     ),
     Row(
         "a Secret that cannot exist is refused",
@@ -158,6 +151,337 @@ SPEC = [
         make_snapshot(make_job().having("model.source", "pvc://models/smol").having("storage.secretName", None)),
         want_reason="Preparing",
         want_requeue=0,
+    ),
+]
+
+ACCEPTED = [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": ""}]
+
+
+def newer(**changes: Any) -> JobBuilder:
+    """A job edited under a newer CRD: another learning rate, which makes a new run, and a field nobody here knows."""
+    job = make_job().at_generation(2).having("training.learningRate", 0.5).having("training.unheardOf", 1)
+    for path, value in changes.items():
+        job = job.having(path, value)
+    return job
+
+
+SKEW = [
+    Row(
+        "a new job with a field that this operator does not know waits for an upgrade",
+        make_snapshot(make_job().having("training.unheardOf", 1)),
+        want_reason="UnknownField",
+        want_phase="Pending",
+        want_message="spec.training.unheardOf is a field that this version of the operator does not know",
+        want_requeue=300,
+        want_fields={"run": None, "observedGeneration": None, "runHash": None},
+    ),
+    Row(
+        "an unknown field of a list is named by its place",
+        make_snapshot(make_job().having("dataset.train", [{"source": "s3://data/faq.jsonl", "shard": 1}])),
+        want_reason="UnknownField",
+        want_message="spec.dataset.train[0].shard",
+        want_requeue=300,
+    ),
+    Row(
+        "an unknown value of a choice waits as well: this CRD would have refused a slip",
+        make_snapshot(make_job().having("stage", "dpo")),
+        want_reason="UnknownField",
+        want_message="spec.stage has a value that this version of the operator does not know",
+        want_requeue=300,
+    ),
+    Row(
+        "an edit with an unknown field stops nothing: the old run trains on",
+        make_snapshot(newer()).training().seeing(train_child(), train_pod().running()),
+        want_reason="Training",
+        want_phase="Training",
+        want_fields={"run": 1, "observedGeneration": 1},
+    ),
+    Row(
+        "its progress is taken",
+        make_snapshot(newer())
+        .training()
+        .seeing(train_child(), train_pod().running())
+        .with_progress(progress_record(step=42)),
+        want_reason="Training",
+        want_fields={"phase": "Training", "run": 1},
+    ),
+    Row(
+        "its success is success",
+        make_snapshot(newer()).training().seeing(train_child().complete(), train_pod().left(trained_record())),
+        want_status="True",
+        want_reason="Succeeded",
+        want_events=("Succeeded",),
+        want_fields={"run": 1, "observedGeneration": 1},
+    ),
+    Row(
+        "its bad data is final",
+        make_snapshot(newer())
+        .preparing()
+        .seeing(
+            prepare_child().failed(),
+            prepare_pod().left(failed_record(3, "InvalidRow", "faq.jsonl row 7", role="prepare")),
+        ),
+        want_status="False",
+        want_reason="InvalidRow",
+        want_events=("Failed",),
+    ),
+    Row(
+        "its full accelerator is final, with cures that need no spec",
+        make_snapshot(newer())
+        .training()
+        .seeing(train_child().failed(), train_pod().left(failed_record(71, "OutOfMemory", "2 GiB wanted."))),
+        want_status="False",
+        want_reason="AcceleratorOutOfMemory",
+        want_message="What helps: a lower training.perDeviceBatchSize",
+        want_events=("Failed",),
+    ),
+    Row(
+        "its failure is counted, and the next attempt waits for the upgrade",
+        make_snapshot(newer()).training().seeing(train_child().failed(), train_pod().left(STORAGE)),
+        want_reason="UnknownField",
+        want_phase="Pending",
+        want_events=("AttemptFailed",),
+        want_requeue=300,
+        want_fields={"attempt": 2, "failures": 1, "child": None},
+    ),
+    Row(
+        "an attempt that was numbered and not created waits for the upgrade",
+        make_snapshot(newer()).training(2, created=False),
+        want_reason="UnknownField",
+        want_phase="Pending",
+        want_requeue=300,
+        want_fields={"attempt": 2},
+    ),
+    Row(
+        "rows that are prepared wait for the upgrade",
+        make_snapshot(newer()).preparing().seeing(prepare_child().complete(), prepare_pod().left(prepared_record())),
+        want_reason="UnknownField",
+        want_events=("Prepared",),
+        want_requeue=300,
+        want_fields={"attempt": None, "child": None},
+    ),
+    Row(
+        "a Job that somebody deleted is lost, and not replaced before the upgrade",
+        make_snapshot(newer()).training(),
+        want_reason="UnknownField",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_events=("AttemptStopped",),
+        want_requeue=300,
+        want_fields={"attempt": 2},
+    ),
+    Row(
+        "a class that vanishes meanwhile is of no matter",
+        make_snapshot(newer()).with_classes().training().seeing(train_child(), train_pod().running()),
+        want_reason="Training",
+    ),
+    Row(
+        "suspension is understood",
+        make_snapshot(newer(suspend=True)).training().seeing(train_child(), train_pod().running()),
+        want_reason="Suspending",
+        want_actions=("delete faq-r1-a1",),
+        want_needs=Trust.LIVE_JOB,
+        want_requeue=5,
+    ),
+    Row(
+        "a verdict stays, and the edit after it waits",
+        make_snapshot(newer()).ended("True", "Succeeded"),
+        want_status="True",
+        want_reason="Succeeded",
+        want_phase="Succeeded",
+        want_requeue=300,
+        want_fields={"run": 1, "observedGeneration": 1},
+    ),
+    Row(
+        "a verdict under an operator that was rolled back is at rest",
+        make_snapshot(make_job().having("training.unheardOf", 1)).ended("True", "Succeeded"),
+        want_status="True",
+        want_reason="Succeeded",
+        want_requeue=None,
+        want_fields={"observedGeneration": 1},
+    ),
+    Row(
+        "a restart that is asked for waits as well",
+        make_snapshot(make_job().restarted_at("today").having("training.unheardOf", 1)).ended("False", "InvalidRow"),
+        want_status="False",
+        want_reason="InvalidRow",
+        want_requeue=300,
+        want_fields={"run": 1, "restartedAt": None},
+    ),
+    Row(
+        "a value that another operator accepted is not refused while its run is at work",
+        make_snapshot(make_job().having("training.epochs", "many"))
+        .training(conditions=ACCEPTED)
+        .seeing(train_child(), train_pod().running()),
+        want_reason="Training",
+    ),
+    Row(
+        "and stalls the run before the next attempt",
+        make_snapshot(make_job().having("training.epochs", "many")).training(2, created=False, conditions=ACCEPTED),
+        want_reason="UnreadableSpec",
+        want_phase="Pending",
+        want_message="roll the operator back",
+        want_requeue=300,
+    ),
+    Row(
+        "and is refused when it came with an edit",
+        make_snapshot(make_job().having("training.epochs", "many").at_generation(2)).training(
+            2, created=False, conditions=ACCEPTED
+        ),
+        want_status="False",
+        want_reason="InvalidSpec",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_events=("Failed",),
+        want_fields={"run": 2},
+    ),
+]
+
+MISREAD = [{**HISTORY[0], "reason": "InvalidJobFile", "message": "version: 2 is unknown"}]
+OF_THIS_IMAGE = [{**MISREAD[0], "image": "registry/finetune-trainer:1"}]
+OF_ANOTHER_IMAGE = [{**MISREAD[0], "image": "registry/finetune-trainer:0"}]
+
+IMAGES = [
+    Row(
+        "a trainer that does not know the job file is waited for, and nobody is blamed",
+        make_snapshot()
+        .training()
+        .seeing(train_child().failed(), train_pod().left(failed_record(2, "InvalidJobFile", "version: 2 is unknown"))),
+        want_reason="InvalidJobFile",
+        want_phase="Pending",
+        want_message="Trainer image registry/finetune-trainer:1 does not understand the job file of this operator: ver",
+        want_events=("AttemptStopped",),
+        want_requeue=300,
+        want_fields={"attempt": 2, "failures": None, "stops": None, "child": None},
+    ),
+    Row(
+        "one that does not know the file of a preparation neither",
+        make_snapshot()
+        .preparing()
+        .seeing(
+            prepare_child().failed(),
+            prepare_pod().left(failed_record(2, "InvalidJobFile", "version: 2 is unknown", role="prepare")),
+        ),
+        want_reason="InvalidJobFile",
+        want_events=("AttemptStopped",),
+        want_requeue=300,
+        want_fields={"prepareAttempt": 2, "failures": None},
+    ),
+    Row(
+        "no further attempt is created with the same image",
+        make_snapshot().training(2, created=False, history=OF_THIS_IMAGE),
+        want_reason="InvalidJobFile",
+        want_requeue=300,
+        want_fields={"attempt": 2},
+    ),
+    Row(
+        "the next attempt follows with another image",
+        make_snapshot().training(2, created=False, history=OF_ANOTHER_IMAGE),
+        want_actions=("create Job faq-r1-a2",),
+        want_needs=Trust.LIVE_CHILDREN,
+    ),
+    Row(
+        "the image of the Job that stayed counts where status does not say it",
+        make_snapshot().training(2, created=False, history=MISREAD).seeing(train_child(1).failed()),
+        want_reason="InvalidJobFile",
+        want_requeue=300,
+    ),
+    Row(
+        "and another image of it lets the next attempt follow",
+        make_snapshot()
+        .training(2, created=False, history=MISREAD)
+        .seeing(train_child(1).failed().of_image("registry/finetune-trainer:0")),
+        want_actions=("create Job faq-r1-a2",),
+        want_needs=Trust.LIVE_CHILDREN,
+    ),
+]
+
+LOST = {"role": "train", "number": 2, "reason": "NodeLost", "resume": "newest", "notOlderThanStep": 60}
+RESUMED_AT_40 = progress_record(step=41, attempt=2, checkpoint_step=40, checkpoint_uri="s3://c/40", lost_steps=20)
+
+ATTEMPTS = [
+    Row(
+        "the settings of the first attempt stand in status with its number",
+        make_snapshot(),
+        want_requeue=0,
+        want_fields={
+            "currentAttempt": {"role": "prepare", "number": 1, "reason": "FirstAttempt", "resume": "none"},
+        },
+    ),
+    Row(
+        "the next attempt says why it is there, and which checkpoint is known",
+        make_snapshot().training(checkpoint={"step": 40}).seeing(train_child().failed(), train_pod().left(STORAGE)),
+        want_events=("AttemptFailed",),
+        want_requeue=pytest.approx(10, abs=4),
+        want_fields={
+            "currentAttempt": {
+                "role": "train",
+                "number": 2,
+                "reason": "StorageUnavailable",
+                "resume": "newest",
+                "notOlderThanStep": 40,
+            }
+        },
+    ),
+    Row(
+        "an attempt after a suspension says so",
+        make_snapshot(make_job().suspended()).training(2, checkpoint={"step": 40}, history=HISTORY),
+        want_needs=Trust.LIVE_CHILDREN,
+        want_events=("Suspended",),
+        want_fields={
+            "currentAttempt": {
+                "role": "train",
+                "number": 3,
+                "reason": "Suspended",
+                "resume": "newest",
+                "notOlderThanStep": 40,
+            }
+        },
+    ),
+    Row(
+        "an attempt that 0.1.0 numbered gets its settings when it is created",
+        make_snapshot().training(created=False, currentAttempt=None),
+        want_actions=("create Job faq-r1-a1",),
+        want_needs=Trust.LIVE_JOB,
+        want_fields={
+            "currentAttempt": {"role": "train", "number": 1, "reason": "FirstAttempt", "resume": "newest"},
+        },
+    ),
+    Row(
+        "an attempt that 0.1.0 created has none, and gets none",
+        make_snapshot().training(currentAttempt=None).seeing(train_child(), train_pod().running()),
+        want_reason="Training",
+        want_fields={"currentAttempt": None},
+    ),
+    Row(
+        "steps whose checkpoint is gone are reported, and the older checkpoint is the newest then",
+        make_snapshot()
+        .training(2, checkpoint={"step": 60}, currentAttempt=LOST)
+        .seeing(train_child(2), train_pod(attempt=2).running())
+        .with_progress(RESUMED_AT_40),
+        want_reason="Training",
+        want_events=("StepsLost",),
+        want_fields={
+            "checkpoint": {"step": 40, "uri": "s3://c/40", "time": "2026-01-01T00:05:00Z"},
+            "currentAttempt": {**LOST, "lostSteps": 20},
+        },
+    ),
+    Row(
+        "once",
+        make_snapshot()
+        .training(2, checkpoint={"step": 40}, currentAttempt={**LOST, "lostSteps": 20})
+        .seeing(train_child(2), train_pod(attempt=2).running())
+        .with_progress(RESUMED_AT_40),
+        want_reason="Training",
+        want_fields={"checkpoint": {"step": 40}},
+    ),
+    Row(
+        "a run whose only checkpoint is gone has none then",
+        make_snapshot()
+        .training(2, checkpoint={"step": 60}, currentAttempt=LOST)
+        .seeing(train_child(2), train_pod(attempt=2).running())
+        .with_progress(progress_record(step=1, attempt=2, checkpoint_step=None, lost_steps=60)),
+        want_reason="Training",
+        want_events=("StepsLost",),
+        want_fields={"checkpoint": None},
     ),
 ]
 
@@ -295,7 +619,7 @@ ENDS = [
         want_status="False",
         want_reason="AcceleratorOutOfMemory",
         want_phase="Failed",
-        want_message="training.perDeviceBatchSize",
+        want_message="2 GiB wanted. What helps: a lower training.perDeviceBatchSize",
         want_events=("Failed",),
         want_fields={"prepared": PREPARED},
     ),
@@ -644,6 +968,11 @@ SUSPENSION = [
     ),
 ]
 
+
+def carrying_hash_of_0_1_0() -> ChildBuilder:
+    return train_child().hashed(first_rule_hash(make_job().build()["spec"]))
+
+
 RUNS = [
     Row(
         "a changed spec stops the run first, and is not observed yet",
@@ -692,6 +1021,26 @@ RUNS = [
         want_status="True",
         want_reason="Succeeded",
         want_fields={"run": 1, "runHash": "hash-of-run"},
+    ),
+    Row(
+        "a child that carries the hash of 0.1.0 and is not in status yet is ours, and recorded with the new hash",
+        make_snapshot()
+        .training(created=False)
+        .with_hash_of_0_1_0()
+        .seeing(carrying_hash_of_0_1_0(), train_pod().running()),
+        want_reason="Training",
+        want_needs=Trust.LIVE_CHILDREN,
+        want_fields={
+            "runHash": run_hash(make_job().build()["spec"]),
+            "child": {"name": "faq-r1-a1", "uid": "uid-of-faq-r1-a1"},
+        },
+    ),
+    Row(
+        "no child is created before the new hash is written down",
+        make_snapshot().training(created=False).with_hash_of_0_1_0(),
+        want_needs=Trust.LIVE_CHILDREN,
+        want_requeue=0,
+        want_fields={"runHash": run_hash(make_job().build()["spec"])},
     ),
     Row(
         "another generation with the same hash is observed, and no new run",
@@ -868,7 +1217,20 @@ PROGRESS = [
     ),
 ]
 
-ROWS = [*FIRST, *SPEC, *PLACEMENT, *ENDS, *WAITING, *SUSPENSION, *RUNS, *OBSTACLES, *PROGRESS]
+ROWS = [
+    *FIRST,
+    *SPEC,
+    *SKEW,
+    *IMAGES,
+    *ATTEMPTS,
+    *PLACEMENT,
+    *ENDS,
+    *WAITING,
+    *SUSPENSION,
+    *RUNS,
+    *OBSTACLES,
+    *PROGRESS,
+]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.sentence)
@@ -896,3 +1258,84 @@ def test_a_decision_is_at_rest(row: Row) -> None:
     """Taken again on its own result, it writes nothing new."""
     first = decide(row.snapshot.build())
     assert decide(row.snapshot.storing(first.status).build()).status == first.status
+
+
+# --- from rule 1 to rule 2 of the run hash -----------------------------------------------------------------------
+def in_each_phase() -> dict[str, SnapshotBuilder]:
+    """As 0.1.0 left them."""
+    suspended = make_snapshot(make_job().suspended())
+    return {
+        "preparing": make_snapshot().preparing().seeing(prepare_child(), prepare_pod().running()),
+        "training": make_snapshot().training().seeing(train_child(), train_pod().running()),
+        "succeeded": make_snapshot().ended("True", "Succeeded"),
+        "failed": make_snapshot().ended("False", "InvalidRow"),
+        "suspended": suspended.training(2, created=False, phase="Suspended"),
+        "backing off": make_snapshot().training(2, created=False, nextAttemptTime="2026-01-01T00:05:30Z"),
+        "waiting for a class": make_snapshot().with_classes().preparing(created=False),
+    }
+
+
+@pytest.mark.parametrize("phase", in_each_phase())
+@pytest.mark.parametrize(
+    ("edit", "want_same"),
+    [
+        pytest.param(lambda job: job, True, id="left alone"),
+        pytest.param(lambda job: job.at_generation(2).with_retries(9), True, id="edited where it does not matter"),
+        pytest.param(lambda job: job.at_generation(2).having("training.epochs", 9), False, id="edited where it does"),
+    ],
+)
+def test_a_hash_of_0_1_0_is_compared_by_its_own_rule_and_written_anew(
+    phase: str, edit: Callable[[JobBuilder], JobBuilder], want_same: bool
+) -> None:
+    snapshot = in_each_phase()[phase].with_hash_of_0_1_0()
+    old = snapshot.build()
+    edited = snapshot.with_job(edit).build()
+    plan = decide(edited)
+    if want_same:
+        assert (plan.status["run"], plan.status["runHash"]) == (1, run_hash(edited.job.raw_spec))
+        assert plan.actions == ()
+        # The verdict or the wait is as it was before the upgrade.
+        assert summary(plan)["reason"] == summary(decide(old))["reason"]
+    else:
+        assert plan.status["run"] == 2 or summary(plan)["reason"] == "Replacing"
+
+
+def test_the_job_file_has_the_settings_that_stand_in_status() -> None:
+    [create] = decide(make_snapshot().training(2, created=False, currentAttempt=LOST).build()).actions
+    assert isinstance(create, Create)
+    file = JobFile.parse(create.body["spec"]["template"]["metadata"]["annotations"][ANNOTATION_JOB_FILE])
+    assert file.attempt == Attempt(number=2, reason="NodeLost", resume="newest", not_older_than_step=60)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "want"),
+    [
+        pytest.param(
+            make_snapshot(newer()).training(2, created=False), {"Stalled", "Accepted"}, id="nothing is at work"
+        ),
+        pytest.param(
+            make_snapshot(newer()).training().seeing(train_child(), train_pod().running()), {"Accepted"}, id="it trains"
+        ),
+        pytest.param(make_snapshot(newer()).ended("True", "Succeeded"), {"Stalled"}, id="it has its verdict"),
+    ],
+)
+def test_an_unknown_field_shows_where_it_holds_something_up(snapshot: SnapshotBuilder, want: set[str]) -> None:
+    plan = decide(snapshot.build())
+    shown = {c["type"]: c["status"] for c in plan.status["conditions"] if c["reason"] == "UnknownField"}
+    statuses = {"Stalled": "True", "Accepted": "Unknown"}
+    assert {name: status for name, status in shown.items() if name != "Succeeded"} == {
+        name: statuses[name] for name in want
+    }
+
+
+def test_a_message_about_an_unknown_field_ends_with_the_cure() -> None:
+    plan = decide(make_snapshot(make_job().having("training." + "x" * 200, 1)).build())
+    assert summary(plan)["message"].endswith("upgrade the operator.")
+
+
+def test_an_upgraded_operator_takes_up_what_waited() -> None:
+    trained = run_hash(make_job().build()["spec"])
+    waited = make_snapshot(newer()).ended("True", "Succeeded").with_status(runHash=trained)
+    status = decide(waited.build()).status
+    understood = make_snapshot(newer(**{"training.unheardOf": None})).with_status(**status)
+    assert decide(understood.build()).status["run"] == 2

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from finetune_contract.jobspec import JobFile, World
+from finetune_contract.jobspec import Attempt, JobFile, World
 from finetune_operator.core.objects import FineTuneJob, GpuClass, Role
 from finetune_operator.core.options import Options
-from finetune_operator.core.render.child import ANNOTATION_JOB_FILE, Child
+from finetune_operator.core.render.child import Child
 from finetune_operator.core.render.job import render_job
+from finetune_operator.core.render.jobfile import ANNOTATION_JOB_FILE
 from finetune_operator.core.render.service import render_service
 from finetune_operator.core.world import plan_world
 from tests.builders.golden import assert_golden
@@ -24,11 +25,11 @@ def child_of(
         job=view,
         role=role,
         run=1,
-        number=number,
         config_hash="hash-of-run",
         world=plan_world(view.spec.resources, parsed, options.allow_cpu_for_gpu),
         options=options,
         gpu_class=parsed,
+        attempt=Attempt(number=number, reason="FirstAttempt", resume="newest" if role is Role.TRAIN else "none"),
         prepared=PREPARED if role is Role.TRAIN else {},
     )
 
@@ -77,7 +78,7 @@ def test_the_job_file_is_read_back_by_the_trainer(role: Role) -> None:
         "annotations"
     ]
     file = JobFile.parse(annotations[ANNOTATION_JOB_FILE])
-    assert (file.identity.name, file.identity.run, file.identity.attempt) == ("faq", 1, 1)
+    assert (file.identity.name, file.identity.run, file.attempt.number) == ("faq", 1, 1)
     assert (file.prepared is None) == (role is Role.PREPARE)
 
 
@@ -100,23 +101,28 @@ def test_a_child_carries_nothing_of_its_parents_metadata() -> None:
 @pytest.mark.parametrize(
     ("job", "gpu_class", "want"),
     [
-        pytest.param(make_job(), make_class("cpu"), World(nodes=1, processes_per_node=1, gpus_per_node=0), id="cpu"),
+        pytest.param(
+            make_job(),
+            make_class("cpu"),
+            World(nodes=1, processes_per_node=1, gpus_per_node=0, gpu_class="cpu"),
+            id="cpu",
+        ),
         pytest.param(
             make_job().having("resources.processesPerNode", 2),
             make_class("cpu"),
-            World(nodes=1, processes_per_node=2, gpus_per_node=0),
+            World(nodes=1, processes_per_node=2, gpus_per_node=0, gpu_class="cpu"),
             id="several processes on a CPU",
         ),
         pytest.param(
             make_job().having("resources.gpuClass", "t4-16gb"),
             make_t4(),
-            World(nodes=1, processes_per_node=1, gpus_per_node=1, allow_cpu_for_gpu=True),
+            World(nodes=1, processes_per_node=1, gpus_per_node=1, gpu_class="t4-16gb", allow_cpu_for_gpu=True),
             id="one GPU by default",
         ),
         pytest.param(
             make_job().on_gpus(gpus=4).on_nodes(2),
             make_t4(),
-            World(nodes=2, processes_per_node=4, gpus_per_node=4, allow_cpu_for_gpu=True),
+            World(nodes=2, processes_per_node=4, gpus_per_node=4, gpu_class="t4-16gb", allow_cpu_for_gpu=True),
             id="a process for each GPU",
         ),
     ],

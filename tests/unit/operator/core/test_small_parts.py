@@ -1,20 +1,29 @@
 """Quantities, times, hashes, placement, memory: the parts that decisions are made of."""
 
+import json
+import re
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
 import pytest
 
 from finetune_contract.jobspec import World
 from finetune_contract.progress import ProgressRecord
+from finetune_operator.core import defaults, identity
 from finetune_operator.core.conditions import Condition, as_sentence, truncated, with_condition
-from finetune_operator.core.identity import defaults_of, run_hash
-from finetune_operator.core.memory import cures, predicted_bytes
+from finetune_operator.core.identity import first_rule_hash, is_same_run, run_hash
+from finetune_operator.core.memory import cures_of_bound, cures_of_running_out, predicted_bytes
 from finetune_operator.core.objects import ChildJob, FineTuneJob, GpuClass, Node
 from finetune_operator.core.placement import is_matched, is_member, why_none_matches
 from finetune_operator.core.policies.reporting import progress_block
 from finetune_operator.core.quantity import gib, parse_quantity
+from finetune_operator.core.spec import Spec
 from tests.builders.children import train_child
-from tests.builders.jobs import GPU, PRODUCT, JobBuilder, make_class, make_job, make_node, make_t4
+from tests.builders.jobs import GPU, PRODUCT, JobBuilder, Json, make_class, make_job, make_node, make_t4
 from tests.builders.records import progress_record
-from tests.builders.snapshots import DEFAULTS, NOW, make_snapshot
+from tests.builders.snapshots import NOW, make_snapshot
+from tests.fakes.schema import schema_of, with_defaults
 
 
 # --- quantities ----------------------------------------------------------------------------------------------
@@ -56,8 +65,13 @@ def test_what_others_say_ends_with_a_stop(text: str, want: str) -> None:
 
 
 # --- run identity --------------------------------------------------------------------------------------------
-def spec_hash(job: JobBuilder, defaults: dict = DEFAULTS) -> str:  # type: ignore[type-arg]
-    return run_hash(job.build()["spec"], defaults)
+LATER = {("training", "packing"): False, ("drift",): {}, ("drift", "window"): 7}
+"""As if these fields had been added after 0.1.0."""
+
+
+def spec_of(job: JobBuilder) -> Json:
+    spec: Json = job.build()["spec"]
+    return spec
 
 
 @pytest.mark.parametrize(
@@ -68,6 +82,8 @@ def spec_hash(job: JobBuilder, defaults: dict = DEFAULTS) -> str:  # type: ignor
         pytest.param(make_job().having("checkpoint.everySteps", 7), True, id="the checkpoint interval is none"),
         pytest.param(make_job().having("training.loggingSteps", 1), True, id="log lines are none"),
         pytest.param(make_job().having("training.epochs", 3), True, id="a default written out is none"),
+        pytest.param(make_job().having("training.epochs", 3.0), True, id="a whole float is the integer"),
+        pytest.param(make_job().having("resources.cpu", 1), True, id="a quantity without quotes is the one with them"),
         pytest.param(make_job().having("training.learningRate", 0.0001), False, id="the learning rate is one"),
         pytest.param(make_job().having("output.uri", "s3://other/faq"), False, id="the output is one"),
         pytest.param(make_job().having("storage.secretName", "other"), False, id="the Secret is one"),
@@ -75,42 +91,121 @@ def spec_hash(job: JobBuilder, defaults: dict = DEFAULTS) -> str:  # type: ignor
         pytest.param(make_job().having("training.deepspeed", {"stage": 2}), False, id="a new block is one"),
     ],
 )
-def test_what_makes_a_new_run(job: JobBuilder, want_same: bool) -> None:
-    assert (spec_hash(job) == spec_hash(make_job())) == want_same
+@pytest.mark.parametrize("rule", [run_hash, first_rule_hash], ids=["rule 2", "rule 1"])
+def test_what_makes_a_new_run(job: JobBuilder, want_same: bool, rule: Callable[[Json], str]) -> None:
+    assert is_same_run(rule(spec_of(make_job())), spec_of(job)) == want_same
 
 
-def test_a_field_with_a_default_added_by_an_upgrade_makes_no_new_run() -> None:
-    spec = make_job().build()["spec"]
-    newer = {**spec, "training": {**spec["training"], "packing": False}, "drift": {"window": 7}}
-    defaults = {**DEFAULTS, "training": {**DEFAULTS["training"], "packing": False}, "drift": {"window": 7}}
-    assert run_hash(newer, defaults) == run_hash(spec, DEFAULTS)
+def test_the_hash_says_by_which_rule_it_was_made() -> None:
+    assert re.fullmatch(r"v2:[0-9a-f]{16}", run_hash(spec_of(make_job())))
 
 
-def test_an_empty_block_that_is_required_says_something() -> None:
-    assert run_hash({"method": {"lora": {}}}, {"method": {}}) != run_hash({"method": {}}, {"method": {}})
+@pytest.mark.parametrize(
+    ("job", "want"),
+    [
+        pytest.param(make_job(), "be99d2e2cbf97a77", id="defaults"),
+        pytest.param(
+            make_job()
+            .having("method", {"type": "qlora", "lora": {}, "quantization": {"bits": 8}})
+            .having("training.deepspeed", {"stage": 2})
+            .having("training.epochs", 2.0)
+            .having("resources.cpu", 8),
+            "e7683a0826e2259b",
+            id="fields of every kind",
+        ),
+    ],
+)
+def test_the_first_rule_gives_what_0_1_0_wrote(job: JobBuilder, want: str) -> None:
+    """Constants, computed by 0.1.0: statuses with these are stored in clusters."""
+    assert first_rule_hash(spec_of(job)) == want
 
 
-def test_a_whole_float_is_the_integer() -> None:
-    assert run_hash({"a": {"b": 2.0}}, {}) == run_hash({"a": {"b": 2}}, {})
+@pytest.mark.parametrize(
+    "recorded", [run_hash(spec_of(make_job())), first_rule_hash(spec_of(make_job()))], ids=["rule 2", "rule 1"]
+)
+def test_a_changed_default_of_the_crd_makes_no_new_run(recorded: str) -> None:
+    """The object keeps the default that was written into it when it was created; only a new object gets another."""
+    crd = deepcopy(dict(schema_of("finetunejobs")))
+    crd["properties"]["spec"]["properties"]["training"]["properties"]["epochs"]["default"] = 5
+    edited = with_defaults(crd, make_job().having("retries", 9).build())["spec"]
+    assert edited["training"]["epochs"] == 3
+    assert is_same_run(recorded, edited)
+    replaced = with_defaults(crd, make_job().bare())["spec"]
+    assert not is_same_run(recorded, replaced)  # without the field: what is trained has really changed
 
 
-def test_a_quantity_without_quotes_is_the_one_with_them() -> None:
-    quoted, plain = ({"resources": {"cpu": cpu, "nodes": 2}} for cpu in ("8", 8))
-    assert run_hash(plain, {}) == run_hash(quoted, {})
-    assert run_hash({"resources": {"cpu": 1}}, DEFAULTS) == run_hash({}, DEFAULTS)
+@pytest.mark.parametrize("rule", [run_hash, first_rule_hash], ids=["rule 2", "rule 1"])
+@pytest.mark.parametrize(
+    ("job", "want_same"),
+    [
+        pytest.param(make_job(), True, id="absent"),
+        pytest.param(make_job().having("training.packing", False), True, id="written out with its default"),
+        pytest.param(make_job().having("drift", {}), True, id="a block without its fields"),
+        pytest.param(make_job().having("drift.window", 7), True, id="a block with its defaults"),
+        pytest.param(make_job().having("training.packing", True), False, id="with another value"),
+        pytest.param(make_job().having("drift.window", 8), False, id="a block with another value"),
+    ],
+)
+def test_a_field_that_came_later_makes_a_new_run_only_with_another_value_than_its_default(
+    job: JobBuilder, want_same: bool, rule: Callable[[Json], str]
+) -> None:
+    before = rule(spec_of(make_job()))
+    assert is_same_run(before, spec_of(job), LATER) == want_same
 
 
 def test_a_spec_without_its_blocks_has_a_hash() -> None:
-    assert run_hash({}, {}) == run_hash({"suspend": True}, {})
+    assert run_hash({}) == run_hash({"suspend": True})
 
 
-def test_the_tree_of_defaults() -> None:
-    schema = {
-        "properties": {"a": {"type": "object", "properties": {"b": {"default": 1}, "c": {}}}, "d": {"default": 2}}
-    }
-    schema["properties"]["e"] = {"type": "object", "properties": {}}
-    assert defaults_of(schema) == {"a": {"b": 1}, "d": 2}
-    assert DEFAULTS["training"]["epochs"] == 3
+# --- defaults of later fields --------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("spec", "want"),
+    [
+        pytest.param({"training": {}}, {"training": {"packing": False}, "drift": {"window": 7}}, id="absent"),
+        pytest.param(
+            {"drift": {"window": 1}}, {"drift": {"window": 1}}, id="written out; a block that is absent stays so"
+        ),
+    ],
+)
+def test_a_later_field_gets_the_default_of_the_operator(spec: Json, want: Json) -> None:
+    assert defaults.with_defaults(spec, LATER) == want
+
+
+class SpecWithDrift(Spec):
+    """A field of a later version: declared without a default."""
+
+    drift: dict[str, int]
+
+
+def test_a_spec_is_parsed_with_the_defaults_of_later_fields() -> None:
+    of_drift = {path: LATER[path] for path in (("drift",), ("drift", "window"))}
+    parsed = SpecWithDrift.parse(spec_of(make_job()), of_drift)
+    assert isinstance(parsed, SpecWithDrift)
+    assert parsed.drift == {"window": 7}
+
+
+def test_the_crd_has_defaults_for_the_fields_of_0_1_0_alone() -> None:
+    """A field that is added gets its default in core/defaults.py, and its description names it."""
+    schema = schema_of("finetunejobs")["properties"]["spec"]
+    in_schema = {path for path, part in _fields(schema) if "default" in part and part.get("type") != "object"}
+    assert in_schema == {path for path, _ in _leaves(identity._DEFAULTS_OF_0_1_0)}
+    described = {path: part.get("description", "") for path, part in _fields(schema)}
+    for path, value in defaults.LATER_DEFAULTS.items():
+        assert value == {} or f"Default: {json.dumps(value)}." in described[path]
+
+
+def _fields(schema: Json, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Json]]:
+    for name, part in schema.get("properties", {}).items():
+        yield (*path, name), part
+        yield from _fields(part, (*path, name))
+
+
+def _leaves(tree: Json, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
 
 
 # --- placement -----------------------------------------------------------------------------------------------
@@ -227,7 +322,23 @@ def test_bytes_per_parameter(job: JobBuilder, want_bytes: float) -> None:
     ],
 )
 def test_cures_begin_with_the_smallest_change(job: JobBuilder, want: str) -> None:
-    assert cures(FineTuneJob(job.build()).spec).startswith(want)
+    assert cures_of_bound(FineTuneJob(job.build()).spec).startswith(want)
+
+
+@pytest.mark.parametrize(
+    ("job", "want"),
+    [
+        pytest.param(make_job(), "a lower training.perDeviceBatchSize with", id="smaller batches first"),
+        pytest.param(
+            make_job().having("training.perDeviceBatchSize", 1).having("training.gradientCheckpointing", False),
+            "training.gradientCheckpointing true, a lower training.maxLength, method.type qlora",
+            id="then what makes a batch smaller, then the weights",
+        ),
+        pytest.param(None, "a lower training.perDeviceBatchSize with", id="a spec that cannot be read"),
+    ],
+)
+def test_cures_of_memory_that_ran_out(job: JobBuilder | None, want: str) -> None:
+    assert cures_of_running_out(FineTuneJob(job.build()).spec if job else None).startswith(want)
 
 
 # --- progress ------------------------------------------------------------------------------------------------
