@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from finetune_contract.manifest import MANIFEST_NAME
-from finetune_trainer.artifacts import checkpoint
-from finetune_trainer.artifacts.checkpoint import Uploads
+from finetune_trainer.artifacts import restoring
+from finetune_trainer.artifacts.checkpoints import list_checkpoints
 from finetune_trainer.artifacts.fence import Fence
 from finetune_trainer.artifacts.storage import Storage
+from finetune_trainer.artifacts.uploads import Uploads
 from finetune_trainer.errors import NoValidCheckpoint, Superseded, Transient
 from finetune_trainer.rank.collectives import Nodes, Ranks
 from tests.trainer.conftest import S3
@@ -38,7 +39,7 @@ class Bench:
             storage,
             uri,
             keep=keep,
-            epoch=self.fence.epoch,
+            token=self.fence.token,
             fence=self.fence,
             nodes=Nodes(Ranks()),
             meta={"uid": "u", "run": 1, "attempt": attempt},
@@ -57,11 +58,11 @@ class Bench:
         self.uploads.begin(self.write(step), step)
         self.uploads.wait()
 
-    def restore(self, into: Path) -> checkpoint.Restored | None:
-        return checkpoint.restore(self.storage, self.uri, into, self.lines.append)
+    def restore(self, into: Path) -> restoring.RestoredCheckpoint | None:
+        return restoring.restore(self.storage, self.uri, into, self.lines.append)
 
     def damage(self, step: int, name: str, how: Damage) -> None:
-        place = next(item.uri for item in checkpoint.stored(self.storage, self.uri) if item.step == step)
+        place = next(item.uri for item in list_checkpoints(self.storage, self.uri) if item.step == step)
         data = how(self.storage.get_bytes(f"{place}/{name}") or b"")
         if data is None:
             self.storage.delete(f"{place}/{name}")
@@ -69,7 +70,7 @@ class Bench:
             self.storage.put_bytes(f"{place}/{name}", data)
 
     def steps(self) -> list[int]:
-        return [item.step for item in checkpoint.stored(self.storage, self.uri)]
+        return [item.step for item in list_checkpoints(self.storage, self.uri)]
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_what_a_restore_found_damaged_does_not_count_as_kept(bench: Bench, tmp_p
     bench.damage(6, "optimizer.pt", DAMAGE["one bit flipped"])  # sizes are right: only a download shows it
     restored = bench.restore(tmp_path / "in")
     assert restored is not None
-    bench.uploads.distrust(restored.passed_over)
+    bench.uploads.mark_damaged(restored.damaged_uris)
     bench.save(9)
     assert bench.steps() == [9, 6, 3]
 
@@ -165,7 +166,7 @@ def test_half_deleted_is_not_damaged(bench: Bench, tmp_path: Path, monkeypatch: 
         bench.save(step)
     monkeypatch.setattr(bench.storage, "delete_prefix", lambda uri, **_: None)
     bench.save(9)
-    assert [item.has_manifest for item in checkpoint.stored(bench.storage, bench.uri)] == [True, True, False]
+    assert [item.has_manifest for item in list_checkpoints(bench.storage, bench.uri)] == [True, True, False]
 
 
 # --- uploading -------------------------------------------------------------------------------------------------------

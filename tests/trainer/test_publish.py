@@ -27,7 +27,7 @@ def result(tmp_path: Path) -> publish.Result:
 
 
 def fence_of(storage: Storage, job: JobFile) -> Fence:
-    return Fence.take(storage, layout.epochs_uri(job.spec.output.uri, job.identity), attempt=1, pod="p")
+    return Fence.take(storage, layout.fencing_tokens_uri(job.spec.output.uri, job.identity), attempt=1, pod="p")
 
 
 def uri_of(job: JobFile) -> str:

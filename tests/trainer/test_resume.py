@@ -93,7 +93,7 @@ def test_stopped_again_and_again_it_still_gets_there(runner: Runner, references:
     reached = 0
     for _ in range(4):
         start = runner.start(job)
-        start.wait_until(lambda seen, reached=reached: seen.stage == "training" or seen.step > reached)
+        start.wait_until(lambda seen, reached=reached: seen.activity == "training" or seen.step > reached)
         start.signal(signal.SIGTERM)
         end = start.end()
         assert end.status == 85, end.log

@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 from finetune_trainer.errors import StoppedAfterSave
 from finetune_trainer.training.hooks import NoHooks
-from finetune_trainer.training.train import TrainResult
+from finetune_trainer.training.result import TrainResult
 from tests.trainer.runs import Bench, losses
 
 DROPOUT = {"rank": 4, "dropout": 0.2}

@@ -11,10 +11,12 @@ import pytest
 
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import PreparedResult
-from finetune_trainer.objectives.sft.rows import Renderer
+from finetune_trainer.objectives.chat import Chat
+from finetune_trainer.objectives.conversations import Conversation, Message
+from finetune_trainer.objectives.sft.rows import AnswerRenderer
 from finetune_trainer.prepare import preparation as prepare
 from finetune_trainer.prepare import store
-from finetune_trainer.prepare.formats import Conversation, Message, parse
+from finetune_trainer.prepare.formats import parse
 from finetune_trainer.prepare.readers import Row
 from finetune_trainer.prepare.templates import TEMPLATES
 from tests.trainer.builders import make_job
@@ -81,7 +83,7 @@ def test_answers_with_their_end_are_learned_and_nothing_else(template: str, lear
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot_id|>"]})
     tokenizer.bos_token = "<|endoftext|>"
-    row = _render(Renderer(tokenizer, TEMPLATES.get(template, template)), TALK)
+    row = _render(AnswerRenderer(Chat(tokenizer, TEMPLATES.get(template, template))), TALK)
     runs: list[list[int]] = [[]]
     for token, supervised in zip(row.ids.tolist(), row.supervised.tolist(), strict=True):
         runs[-1].append(token) if supervised else runs.append([])
@@ -90,25 +92,27 @@ def test_answers_with_their_end_are_learned_and_nothing_else(template: str, lear
 
 def test_mask_history_learns_the_last_answer_only() -> None:
     tokenizer = tiny_tokenizer()
-    row = _render(Renderer(tokenizer, TEMPLATES["chatml"], mask_history=True), TALK)
+    row = _render(AnswerRenderer(Chat(tokenizer, TEMPLATES["chatml"]), mask_history=True), TALK)
     assert tokenizer.decode(row.ids[row.supervised]) == "So.<|im_end|>"
 
 
 def test_train_on_prompt_learns_every_token() -> None:
-    assert _render(Renderer(tiny_tokenizer(), TEMPLATES["chatml"], train_on_prompt=True), TALK).supervised.all()
+    assert _render(
+        AnswerRenderer(Chat(tiny_tokenizer(), TEMPLATES["chatml"]), train_on_prompt=True), TALK
+    ).supervised.all()
 
 
-@pytest.mark.parametrize("train_on_prompt", [True, False])
-def test_the_end_of_a_turn_is_a_token_of_the_answer(train_on_prompt: bool) -> None:
+@pytest.mark.parametrize("template", ["chatml", "{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}"])
+def test_generation_stops_where_a_learned_answer_ends(template: str) -> None:
     tokenizer = tiny_tokenizer()
-    renderer = Renderer(tokenizer, TEMPLATES["chatml"], train_on_prompt=train_on_prompt)
-    assert renderer.end_of_turn(Conversation("rows", 1, TALK)) == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert tokenizer.decode(_render(renderer, TALK).ids).endswith("So.<|im_end|>\n")
+    chat = Chat(tokenizer, TEMPLATES.get(template, template))
+    row = _render(AnswerRenderer(chat), TALK)
+    end_of_turn = chat.end_of_turn(Conversation("rows", 1, TALK))
+    assert end_of_turn == row.ids[row.supervised][-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
 def test_a_prompt_ends_where_the_answer_begins() -> None:
-    renderer = Renderer(tiny_tokenizer(), TEMPLATES["chatml"])
-    prompt = renderer.prompt(Conversation("rows", 1, TALK[1:3]))
+    prompt = Chat(tiny_tokenizer(), TEMPLATES["chatml"]).prompt(Conversation("rows", 1, TALK[1:3]))
     assert prompt == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -146,7 +150,7 @@ def test_counts_are_exact(bench: Bench) -> None:
     ]
     assert lines[:2] == [
         "model: Qwen2ForCausalLM, 31,520 parameters",
-        f"file://{bench.rows}: format alpaca (told by its columns)",
+        f"file://{bench.rows}: format alpaca (detected by its columns)",
     ]
 
 
@@ -203,7 +207,7 @@ def test_a_held_out_file_takes_the_place_of_the_split(bench: Bench) -> None:
     job = make_job({"dataset": {"evaluation": {"source": f"file://{held_out}"}}}, model=bench.model, train=bench.rows)
     result = prepare.run(job, bench.storage, bench.root / "scratch", lines.append)
     assert (result.train_rows, result.evaluation_rows) == (10, 2)
-    assert "warning: 1 held-out rows also stand in the training rows; their score flatters" in lines
+    assert "warning: 1 held-out rows are also among the training rows: their score will be too good" in lines
 
 
 def test_the_split_does_not_depend_on_the_order_of_rows(bench: Bench) -> None:
@@ -225,7 +229,7 @@ def test_one_row_is_left_to_train_on(bench: Bench) -> None:
     assert (result.train_rows, result.evaluation_rows) == (1, 0)
 
 
-def _render(renderer: Renderer, messages: tuple[Message, ...]) -> Any:
+def _render(renderer: AnswerRenderer, messages: tuple[Message, ...]) -> Any:
     return next(renderer.render([Conversation("rows", 1, messages)]))
 
 

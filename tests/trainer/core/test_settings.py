@@ -76,7 +76,7 @@ def test_each_value_is_printed_once_with_its_source() -> None:
         "precision: bf16  (auto: EPYC computes in bf16)",
         "attention: eager  (auto: rows of at most 512 tokens are faster without SDPA on a CPU)",
         "global batch: 16 rows  (1 processes × 4 × 4 accumulated)",
-        "optimizer steps: 12  (64 rows, 4 steps an epoch, 3 epochs)",
+        "optimizer steps: 12  (64 rows, 4 steps per epoch, 3 epochs)",
     ]
     assert "method.lora.targets: all-linear  (job)" in lines
     assert "training.learningRate: 0.001  (job)" in lines

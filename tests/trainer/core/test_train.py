@@ -16,7 +16,7 @@ from finetune_trainer.errors import AcceleratorOutOfMemory, ConfigurationError, 
 from finetune_trainer.objectives.sft.loss import LabelledLoss
 from finetune_trainer.prepare import store
 from finetune_trainer.training.hooks import NoHooks
-from finetune_trainer.training.train import TrainResult
+from finetune_trainer.training.result import TrainResult
 from tests.trainer.runs import ROWS, Bench, losses, write_rows
 
 LORA = {"type": "lora", "lora": {"rank": 4}}
@@ -196,7 +196,7 @@ def test_memory_that_runs_out_is_named_with_the_cure(bench: Bench, monkeypatch: 
         bench.train(bench.job({"method": LORA}))
     assert ended.value.message == (
         "CUDA out of memory. Tried to allocate 2.00 GiB. Cure: lower spec.training.perDeviceBatchSize; set "
-        "spec.training.gradientCheckpointing; lower spec.training.maxLength, or take a class with more memory"
+        "spec.training.gradientCheckpointing; lower spec.training.maxLength, or use a class with more memory"
     )
 
 
@@ -205,8 +205,8 @@ def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(bench: Bench) -> Non
         bench.train(bench.job({"method": LORA}, gpus=1))
     assert refused.value.reason == "AcceleratorMissing"
     assert refused.value.message == (
-        "spec.resources.gpuClass: 1 GPUs a node were asked for, and none is visible in the pod; check the node's "
-        "driver and device plugin, or take the class cpu"
+        "spec.resources.gpuClass: GPUs per node: 1 requested, none visible in the pod; check the node's "
+        "driver and device plugin, or use the class cpu"
     )
 
 
@@ -222,12 +222,12 @@ def test_the_card_tells_the_numbers(bench: Bench) -> None:
     assert result.provenance["data"]["train"][0] in card
 
 
-def test_stages_are_told_in_order(bench: Bench) -> None:
+def test_activities_are_reported_in_order(bench: Bench) -> None:
     hooks = NoHooks()
     bench.train(
         bench.job({"method": LORA, "dataset": {"splitFraction": 0.2}, "training": {"maxSteps": 1}}), hooks=hooks
     )
-    assert hooks.stages == ["loading", "evaluating", "training", "evaluating", "saving"]
+    assert hooks.activities == ["loading", "evaluating", "training", "evaluating", "saving"]
 
 
 def _held_out_loss(bench: Bench, job: Any, model: Any) -> float:

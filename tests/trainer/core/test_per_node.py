@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.rank.once import once_per_node
+from finetune_trainer.rank.per_node import once_per_node
 
 
 def test_it_is_done_once_and_everyone_gets_the_result(tmp_path: Path) -> None:
