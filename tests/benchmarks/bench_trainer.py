@@ -22,9 +22,9 @@ from dev.kit.sample_data import faq_alpaca, smollm2_gguf
 from finetune_contract.jobspec import Prepared
 from finetune_trainer.prepare import preparation as prepare
 from finetune_trainer.training import train
-from finetune_trainer.training.hooks import NoHooks
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
+from tests.trainer.hooks import NoHooks
 
 PARAMETERS = 134_515_008
 FLOPS_A_TOKEN = 4 * PARAMETERS

@@ -7,8 +7,8 @@ from pathlib import Path
 from finetune_contract.jobspec import JobFile
 from finetune_trainer.rank.device import Process
 from finetune_trainer.training import train
-from finetune_trainer.training.hooks import NoHooks
 from tests.trainer.folders import FolderStorage
+from tests.trainer.hooks import NoHooks
 
 
 def main(order: dict[str, str]) -> None:

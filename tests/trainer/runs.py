@@ -13,10 +13,10 @@ from typing import Any
 from finetune_contract.jobspec import JobFile, Prepared
 from finetune_trainer.prepare import preparation as prepare
 from finetune_trainer.training import train
-from finetune_trainer.training.hooks import NoHooks
 from finetune_trainer.training.result import TrainResult
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
+from tests.trainer.hooks import NoHooks
 
 ROWS = [
     ("How long does a building permit take?", "The usual time is ten weeks."),

@@ -112,7 +112,7 @@ def test_a_run_without_manifests_starts_at_step_0(bench: Bench, tmp_path: Path) 
     assert bench.restore(tmp_path / "in") is None
 
 
-def test_the_newest_by_step_wins_and_the_newer_start_among_equals(s3: S3, storage: Storage, tmp_path: Path) -> None:
+def test_the_newest_step_wins_and_at_equal_steps_the_newer_start(s3: S3, storage: Storage, tmp_path: Path) -> None:
     uri = s3.prefix()
     first = Bench(storage, uri, tmp_path / "a", keep=5)
     first.save(12)
@@ -133,7 +133,7 @@ def test_the_newest_are_kept_in_s3_and_one_on_disk(bench: Bench) -> None:
     assert bench.verified == [3, 6, 9, 12]
 
 
-def test_what_does_not_verify_does_not_count_as_kept(bench: Bench) -> None:
+def test_a_checkpoint_that_does_not_verify_does_not_count_as_kept(bench: Bench) -> None:
     bench.save(3)
     bench.save(6)
     bench.damage(6, "optimizer.pt", DAMAGE["truncated"])
@@ -141,7 +141,7 @@ def test_what_does_not_verify_does_not_count_as_kept(bench: Bench) -> None:
     assert bench.steps() == [9, 6, 3], "3 is the second newest that verifies"
 
 
-def test_what_a_restore_found_damaged_does_not_count_as_kept(bench: Bench, tmp_path: Path) -> None:
+def test_a_checkpoint_that_a_restore_found_damaged_does_not_count_as_kept(bench: Bench, tmp_path: Path) -> None:
     bench.save(3)
     bench.save(6)
     bench.damage(6, "optimizer.pt", DAMAGE["one bit flipped"])  # sizes are right: only a download shows it
@@ -152,7 +152,7 @@ def test_what_a_restore_found_damaged_does_not_count_as_kept(bench: Bench, tmp_p
     assert bench.steps() == [9, 6, 3]
 
 
-def test_the_rest_of_an_interrupted_upload_goes_with_what_is_older(bench: Bench) -> None:
+def test_an_interrupted_upload_is_removed_with_what_is_older(bench: Bench) -> None:
     bench.save(3)
     bench.damage(3, MANIFEST_NAME, DAMAGE["missing"])
     bench.save(6)
@@ -160,8 +160,10 @@ def test_the_rest_of_an_interrupted_upload_goes_with_what_is_older(bench: Bench)
     assert bench.steps() == [9, 6]
 
 
-def test_half_deleted_is_not_damaged(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while retention removes step 3: a later start must not take its rest for a damaged checkpoint."""
+def test_a_half_deleted_checkpoint_is_not_damaged(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while retention removes step 3: a later start must not take what is left for a damaged checkpoint."""
     for step in (3, 6):
         bench.save(step)
     monkeypatch.setattr(bench.storage, "delete_prefix", lambda uri, **_: None)
@@ -170,7 +172,7 @@ def test_half_deleted_is_not_damaged(bench: Bench, tmp_path: Path, monkeypatch: 
 
 
 # --- uploading -------------------------------------------------------------------------------------------------------
-def test_training_goes_on_while_one_upload_is_under_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_continues_while_one_upload_is_running(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     may_end, put = threading.Event(), bench.storage.put_file
 
     def slow(*args: Any, **kwargs: Any) -> None:
@@ -200,7 +202,7 @@ def test_a_failed_upload_fails_the_training_not_its_thread(bench: Bench, monkeyp
     assert bench.verified == []
 
 
-def test_an_overtaken_start_commits_nothing(bench: Bench, tmp_path: Path) -> None:
+def test_a_superseded_start_commits_nothing(bench: Bench, tmp_path: Path) -> None:
     bench.save(3)
     Fence.take(bench.storage, f"{bench.uri}-epochs", attempt=1, pod="newer")
     with pytest.raises(Superseded):

@@ -1,4 +1,4 @@
-"""SIGTERM: what a request to stop means depends on what is going on."""
+"""SIGTERM: what a request to stop means depends on what the start is doing."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ AT_ONCE: tuple[Activity, ...] = ("starting", "downloading", "loading", "evaluati
 
 
 @pytest.mark.parametrize("activity", AT_ONCE)
-def test_where_nothing_is_lost_a_request_ends_the_start_at_once(stop: StopRequest, activity: Activity) -> None:
+def test_a_request_ends_the_start_at_once_where_nothing_is_lost(stop: StopRequest, activity: Activity) -> None:
     stop.enter(activity)
     with pytest.raises(StoppedAfterSave, match=activity) as caught:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -35,7 +35,7 @@ def test_where_nothing_is_lost_a_request_ends_the_start_at_once(stop: StopReques
 
 
 @pytest.mark.parametrize("activity", [activity for activity in get_args(Activity) if activity not in AT_ONCE])
-def test_what_has_to_be_finished_is_not_torn(stop: StopRequest, activity: Activity) -> None:
+def test_a_request_does_not_interrupt_what_has_to_be_finished(stop: StopRequest, activity: Activity) -> None:
     stop.enter(activity)
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.requested
@@ -92,8 +92,8 @@ def test_while_publishing_the_result_is_published(runner: Runner) -> None:
     runner.verify_artifact(job)
 
 
-def test_one_rank_is_asked_all_stop_at_the_same_step_and_go_on_as_if_not(runner: Runner) -> None:
-    """A drained node tells its own pod only."""
+def test_one_rank_is_asked_to_stop_and_all_stop_at_the_same_step_and_resume_exactly(runner: Runner) -> None:
+    """A drained node signals only its own pod."""
     spec = {"training": {"perDeviceBatchSize": 1, "maxSteps": 12}}
     whole = runner.job(spec, processes=2)
     reference = runner.start(whole).end()

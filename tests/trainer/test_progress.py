@@ -1,4 +1,4 @@
-"""What a start says of itself: over HTTP, to Prometheus, on standard output, to the supervisor."""
+"""What a start reports: over HTTP, to Prometheus, on standard output, to the supervisor."""
 
 import urllib.error
 import urllib.request
@@ -74,7 +74,7 @@ def test_the_record_follows_the_training(keeper: RecordKeeper, metrics: Metrics)
     assert record.epoch == pytest.approx(1.0)
 
 
-def test_one_line_for_people_each_report(
+def test_each_report_is_one_line_for_people(
     keeper: RecordKeeper, metrics: Metrics, capsys: pytest.CaptureFixture[str]
 ) -> None:
     training = Training(keeper, metrics)
@@ -116,7 +116,7 @@ def test_prometheus_sees_the_same(keeper: RecordKeeper, metrics: Metrics) -> Non
     assert value(metrics, "last_step_timestamp_seconds")
 
 
-def test_a_resumed_start_counts_on_and_its_pace_is_its_own(keeper: RecordKeeper, metrics: Metrics) -> None:
+def test_a_resumed_start_continues_the_count_and_measures_its_own_pace(keeper: RecordKeeper, metrics: Metrics) -> None:
     training = Training(keeper, metrics)
     training.state.global_step, training.state.num_input_tokens_seen = 20, 20_000
     training.callback.on_train_begin(None, training.state, None)
@@ -169,13 +169,13 @@ def test_other_nodes_serve_metrics_only(metrics: Metrics) -> None:
         caught.value.close()
 
 
-def test_a_loss_that_is_no_number_is_served_as_json(keeper: RecordKeeper, metrics: Metrics) -> None:
+def test_a_nan_loss_is_served_as_json(keeper: RecordKeeper, metrics: Metrics) -> None:
     with Endpoint(metrics, keeper, port=0) as server:
         keeper.update(loss=float("nan"))
         assert ProgressRecord.model_validate_json(get(server, "/progress")).loss is None
 
 
-def test_a_taken_port_does_not_end_the_training(
+def test_a_port_in_use_does_not_end_the_training(
     metrics: Metrics, keeper: RecordKeeper, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Endpoint(metrics, keeper, port=0) as first, Endpoint(metrics, keeper, port=first.port):

@@ -1,4 +1,4 @@
-"""The supervisor with real processes for ranks: who started, who was told to stop, what is said of the ends."""
+"""The supervisor with real processes for ranks: who is started, who is signalled, how they end."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Rows of text become rows of tokens: what is learned, what is held out, and when the work is there already."""
+"""Rows of text become rows of tokens: what is learned, what is held out, and when existing rows are reused."""
 
 import csv
 import json
@@ -56,7 +56,7 @@ TALK = (
         ("messages", {"messages": [message.as_dict() for message in TALK]}),
     ],
 )
-def test_each_format_says_the_same(name: Any, values: dict[str, Any]) -> None:
+def test_each_format_means_the_same(name: Any, values: dict[str, Any]) -> None:
     assert parse(Row("rows", 1, values), name).messages == TALK
 
 
@@ -79,7 +79,7 @@ def test_an_alpaca_input_follows_the_instruction() -> None:
         ),
     ],
 )
-def test_answers_with_their_end_are_learned_and_nothing_else(template: str, learned: list[str]) -> None:
+def test_only_answers_and_their_end_of_turn_are_learned(template: str, learned: list[str]) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot_id|>"]})
     tokenizer.bos_token = "<|endoftext|>"
@@ -117,7 +117,7 @@ def test_a_prompt_ends_where_the_answer_begins() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
-def test_each_kind_of_file_gives_the_same_rows(suffix: str, bench: Bench) -> None:
+def test_each_file_type_gives_the_same_rows(suffix: str, bench: Bench) -> None:
     want = _run(bench, make_job(model=bench.model, train=bench.rows))
     rows = [json.loads(line) for line in bench.rows.read_text().splitlines()]
     file = bench.root / f"other{suffix}"
@@ -177,7 +177,7 @@ def test_the_same_inputs_are_prepared_once(bench: Bench) -> None:
     ],
     ids=str,
 )
-def test_another_option_is_another_preparation(spec: dict[str, Any], bench: Bench) -> None:
+def test_a_different_option_is_a_different_preparation(spec: dict[str, Any], bench: Bench) -> None:
     base = _run(bench, make_job(model=bench.model, train=bench.rows))
     assert _run(bench, make_job(spec, model=bench.model, train=bench.rows)).digest != base.digest
 
@@ -198,7 +198,7 @@ def test_truncation_cuts_the_end(bench: Bench) -> None:
     assert [ids[:40] for ids in _rows(bench, whole)] == _rows(bench, result)
 
 
-def test_a_held_out_file_takes_the_place_of_the_split(bench: Bench) -> None:
+def test_a_held_out_file_replaces_the_split(bench: Bench) -> None:
     held_out = write_rows(
         bench.root / "held-out.jsonl",
         [("Who?", "I."), ("May the roof become higher?", "The roof may not become higher.")],

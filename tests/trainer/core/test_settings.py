@@ -1,4 +1,4 @@
-"""What a job leaves open is chosen by device and data, and says why."""
+"""What a job leaves open is chosen by device and data, with the reason."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def test_auto_follows_the_device(device: Device, longest: int, precision: str, a
     assert resolved.choices["precision"].reason.startswith("auto: ")
 
 
-def test_what_the_job_says_is_taken() -> None:
+def test_the_job_decides_what_it_names() -> None:
     job = make_job({"training": {"precision": "fp32", "attention": "sdpa"}})
     resolved = settings.resolve(job, EPYC, rows=10, longest_row=10)
     assert (resolved.precision, resolved.attention) == ("fp32", "sdpa")
@@ -45,7 +45,7 @@ def test_what_the_job_says_is_taken() -> None:
         (T4, "bf16", "spec.training.precision: T4 does not compute in bf16; use auto or fp16"),
     ],
 )
-def test_what_the_device_cannot_do_is_refused(device: Device, precision: str, message: str) -> None:
+def test_what_the_device_cannot_do_is_rejected(device: Device, precision: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         settings.resolve(make_job({"training": {"precision": precision}}), device, rows=10, longest_row=10)
     assert refused.value.message == message

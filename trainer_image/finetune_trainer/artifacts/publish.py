@@ -75,7 +75,7 @@ def published(storage: Storage, job: JobFile) -> tuple[Manifest, ArtifactResult]
 def confirm(
     storage: Storage, job: JobFile, artifact: ArtifactResult, scratch: Path, *, before_removal: Callable[[], None]
 ) -> None:
-    """Checks every SHA-256 of a result found published. A damaged one is withdrawn: the next attempt publishes it again."""
+    """Checks every SHA-256 of a published result. A damaged one is withdrawn: the next attempt publishes it again."""
     try:
         manifests.fetch(storage, artifact.uri, scratch)
     except manifests.Damaged as error:

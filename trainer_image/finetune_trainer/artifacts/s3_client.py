@@ -1,4 +1,4 @@
-"""Makes the S3 client: keys from the mounted Secret, or what boto3's default chain finds; ours only in its time-outs."""
+"""Makes the S3 client, with keys from the mounted Secret or from boto3's default chain."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -59,8 +59,8 @@ class S3ErrorMapper:
             )
         if isinstance(error, SSLError):
             return ConfigurationError(
-                f"{self._where} has a certificate that cannot be verified: {error}. Put the CA certificate as ca.crt into the "
-                f"Secret of {FIELD_SECRET}",
+                f"{self._where} has a certificate that cannot be verified: {error}. Put the CA's certificate as ca.crt "
+                f"into the Secret of {FIELD_SECRET}",
                 field=FIELD_ENDPOINT,
                 reason="StorageCertificateRefused",
             )
