@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract.jobspec import JobFile, Prepared
-from finetune_trainer.prepare import preparation as prepare
+from finetune_trainer.prepare import preparation
 from finetune_trainer.training import train
 from finetune_trainer.training.result import TrainResult
 from tests.trainer.builders import make_job
@@ -54,7 +54,7 @@ class Bench:
     def job(self, spec: Mapping[str, Any] | None = None, **options: Any) -> JobFile:
         """A job that is prepared already; small and exact (fp32) unless it says otherwise."""
         job = make_job(_small(spec or {}), model=self.model, train=self.rows, **options)
-        result = prepare.run(job, self.storage, self.root / "prepare", lambda line: None)
+        result = preparation.run(job, self.storage, self.root / "prepare", lambda line: None)
         prepared = Prepared(uri=result.uri, digest=result.digest)
         return job.model_copy(update={"prepared": prepared})
 

@@ -30,6 +30,7 @@ from finetune_trainer.rank.collectives import Nodes, Ranks
 from finetune_trainer.rank.device import Process
 from finetune_trainer.rank.reporting import from_rank_zero
 from finetune_trainer.training import train
+from finetune_trainer.training.result import TrainResult
 
 
 class Start:
@@ -60,38 +61,36 @@ class Start:
             storage.probe(job.spec.output.uri)
         found = publish.published(storage, job)
         if self._process.is_first:
-            self._fence = Fence.take(
-                storage,
-                layout.fencing_tokens_uri(job.spec.output.uri, job.identity),
-                attempt=job.identity.attempt,
-                pod=socket.gethostname(),
-            )
+            tokens = layout.fencing_tokens_uri(job.spec.output.uri, job.identity)
+            self._fence = Fence.take(storage, tokens, attempt=job.identity.attempt, pod=socket.gethostname())
         if found:
             return self._already_published(*found)
+        result = self._train()
+        if self._fence is None:
+            return outcome.success("train", f"rank {self._process.rank} is done; rank 0 publishes")
+        return self._publish(result, self._fence)
+
+    def _train(self) -> TrainResult:
         try:
-            result = train.run(job, storage, self._scratch, self)
+            result = train.run(self._job, self._storage, self._scratch, self)
         except StoppedAfterSave:
             if self._uploads:
                 self._uploads.wait()  # StoppedAfterSave must be true even if it was raised between two saves
             raise
         if self._uploads:
             self._uploads.wait()
-        if self._fence is None:
-            return outcome.success("train", f"rank {self._process.rank} is done; rank 0 publishes")
+        return result
+
+    def _publish(self, result: TrainResult, fence: Fence) -> TerminationRecord:
         self.enter("publishing")
-        artifact = publish.publish(
-            storage,
-            job,
-            publish.Result(
-                result.directory,
-                result.kind,
-                step=result.metrics["steps"],
-                provenance=result.provenance,
-                metrics={**result.metrics, "evaluation": _document(result.evaluation)},
-            ),
-            self._fence,
-            self._scratch,
+        published = publish.Result(
+            result.directory,
+            result.kind,
+            step=result.metrics["steps"],
+            provenance=result.provenance,
+            metrics={**result.metrics, "evaluation": _document(result.evaluation)},
         )
+        artifact = publish.publish(self._storage, self._job, published, fence, self._scratch)
         self.enter("done")
         return outcome.success(
             "train",

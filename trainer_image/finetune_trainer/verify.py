@@ -1,4 +1,4 @@
-"""Verifies a published result for a person: is it what its manifest states, and what does it answer?"""
+"""Verifies a published result by hand: is it what its manifest states, and what does it answer?"""
 
 import json
 import os

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare import preparation as prepare
+from finetune_trainer.prepare import preparation
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
 
@@ -155,4 +155,4 @@ def test_a_row_in_a_folder_is_named_by_its_file(tmp_path: Path, tiny_model: Path
 
 def _prepare(tmp_path: Path, model: Path, data: Path, **training: Any) -> None:
     job = make_job({"training": {"maxLength": 64, **training}}, model=model, train=data)
-    prepare.run(job, FolderStorage(tmp_path / "s3"), tmp_path / "scratch", lambda line: None)
+    preparation.run(job, FolderStorage(tmp_path / "s3"), tmp_path / "scratch", lambda line: None)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.prepare import preparation as prepare
+from finetune_trainer.prepare import preparation
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
 from tests.trainer.models import save_tiny_model
@@ -141,5 +141,5 @@ def test_a_folder_that_is_not_a_model(remove: str, message: str, tmp_path: Path)
 def _refusal(bench: Bench, spec: dict[str, Any]) -> ConfigurationError:
     job = make_job({"method": LORA, **spec}, model=bench.model, train=bench.rows)
     with pytest.raises(ConfigurationError) as refused:
-        prepare.run(job, FolderStorage(bench.root / "s3"), bench.root / "scratch", lambda line: None)
+        preparation.run(job, FolderStorage(bench.root / "s3"), bench.root / "scratch", lambda line: None)
     return refused.value

@@ -14,8 +14,7 @@ from finetune_contract.termination import PreparedResult
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation, Message
 from finetune_trainer.objectives.sft.rows import AnswerRenderer
-from finetune_trainer.prepare import preparation as prepare
-from finetune_trainer.prepare import store
+from finetune_trainer.prepare import preparation, store
 from finetune_trainer.prepare.formats import parse
 from finetune_trainer.prepare.readers import Row
 from finetune_trainer.prepare.templates import TEMPLATES
@@ -138,7 +137,7 @@ def test_each_file_type_gives_the_same_rows(suffix: str, bench: Bench) -> None:
 def test_counts_are_exact(bench: Bench) -> None:
     lines: list[str] = []
     job = make_job({"dataset": {"splitFraction": 0.2}}, model=bench.model, train=bench.rows)
-    result = prepare.run(job, bench.storage, bench.root / "scratch", lines.append)
+    result = preparation.run(job, bench.storage, bench.root / "scratch", lines.append)
     prepared = store.read(bench.root / "s3" / result.uri.removeprefix("s3://"))
     assert (result.train_rows, result.evaluation_rows, result.parameters) == (8, 2, 31_520)
     assert result.tokens == sum(row.length for row in prepared.train)
@@ -205,7 +204,7 @@ def test_a_held_out_file_replaces_the_split(bench: Bench) -> None:
     )
     lines: list[str] = []
     job = make_job({"dataset": {"evaluation": {"source": f"file://{held_out}"}}}, model=bench.model, train=bench.rows)
-    result = prepare.run(job, bench.storage, bench.root / "scratch", lines.append)
+    result = preparation.run(job, bench.storage, bench.root / "scratch", lines.append)
     assert (result.train_rows, result.evaluation_rows) == (10, 2)
     assert "warning: 1 held-out rows are also among the training rows: their score will be too good" in lines
 
@@ -234,7 +233,7 @@ def _render(renderer: AnswerRenderer, messages: tuple[Message, ...]) -> Any:
 
 
 def _run(bench: Bench, job: JobFile) -> PreparedResult:
-    return prepare.run(job, FolderStorage(bench.root / "s3"), bench.root / "scratch", lambda line: None)
+    return preparation.run(job, FolderStorage(bench.root / "s3"), bench.root / "scratch", lambda line: None)
 
 
 def _rows(bench: Bench, result: PreparedResult) -> list[list[int]]:

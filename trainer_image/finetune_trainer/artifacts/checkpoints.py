@@ -1,4 +1,4 @@
-"""The checkpoints of a run in S3: where each lies, and which of them are complete.
+"""The checkpoints of a run in S3: where they are, and which of them are complete.
 
 A checkpoint is the Trainer's own folder, stored at `checkpoints/step-<step>.e<token>/`: the fencing token keeps two
 starts apart that save the same step. It is complete when it has a manifest whose files all verify; anything else is

@@ -136,7 +136,7 @@ def fetch(storage: Storage, uri: str, into: Path, *, field: str = FIELD_OUTPUT) 
     """Downloads what the manifest lists, and nothing else, checking every SHA-256.
 
     Raises:
-        Damaged: no manifest, or a file that is not as stated; says which.
+        Damaged: there is no manifest, or files differ from it; names them.
     """
     data = storage.get_bytes(f"{uri}/{MANIFEST_NAME}", field=field)
     if data is None:

@@ -1,6 +1,6 @@
 """Publishes the result: files first, manifest last, everything read back, and only then is it the newest.
 
-Knows where a result lies and what its manifest says, not what trained it.
+Knows where a result is stored and what its manifest says, not what trained it.
 """
 
 import json

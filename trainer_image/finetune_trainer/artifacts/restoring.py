@@ -1,4 +1,4 @@
-"""Finds the newest checkpoint that verifies, and brings it to every node."""
+"""Finds the newest checkpoint that verifies, and downloads it to every node."""
 
 import shutil
 from dataclasses import dataclass, replace

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def make_client(
     *, endpoint: str | None, region: str, credentials_dir: Path | None, secret_name: str | None
 ) -> "S3Client":
-    """Raises ConfigurationError for an endpoint that is no URL, or a Secret without keys."""
+    """Raises ConfigurationError for an endpoint that is not a URL, or a Secret without keys."""
     keys = _read_keys(credentials_dir, secret_name)
     authority = credentials_dir / "ca.crt" if credentials_dir else None
     try:

@@ -79,7 +79,7 @@ class Storage:
     # --- reading -------------------------------------------------------------------------------------------------
 
     def fetch(self, uri: str, into: Path, *, field: str) -> Path:
-        """Returns where the file or folder lies: below `into` for s3://, in its own place for pvc:// and file://."""
+        """Returns the path of the file or folder: below `into` for s3://, in place for pvc:// and file://."""
         if uri.startswith("s3://"):
             return self._download(uri, into, field)
         path = local_path(uri, field)
@@ -219,12 +219,12 @@ class Storage:
             try:
                 self._client.head_bucket(Bucket=bucket)
             except ClientError as error:
-                # The answer to a HEAD has no body that says why; a refused write has.
+                # The response to a HEAD has no body with the reason; that of a denied write has one.
                 if status_of(error) != 403:
                     raise
 
         self._with_retries(head, f"s3://{bucket}", FIELD_OUTPUT)
-        self.put_bytes(f"{output_uri.rstrip('/')}/.finetune/write-probe", b"written to see that this can be written\n")
+        self.put_bytes(f"{output_uri.rstrip('/')}/.finetune/write-probe", b"written to test write access\n")
 
     # --- retries --------------------------------------------------------------------------------------------------
 

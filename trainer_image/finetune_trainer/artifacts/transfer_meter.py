@@ -6,7 +6,7 @@ import time
 from finetune_trainer.rank.reporting import Report
 
 _LARGE = 64 << 20
-"""Bytes; what is smaller is transferred without a line."""
+"""Bytes; smaller transfers are not reported."""
 
 
 class TransferMeter:

@@ -14,7 +14,7 @@ class Trainable:
     trained: int
     """Parameters that learn."""
     total: int
-    """Parameters of the model, adapters included; 4-bit weights count as what they stand for."""
+    """Parameters of the model, adapters included; 4-bit weights count individually, not by the bytes that hold them."""
 
     def __str__(self) -> str:
         return f"{self.trained:,} of {self.total:,} parameters ({100 * self.trained / self.total:.2f} %)"

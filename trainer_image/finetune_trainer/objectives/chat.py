@@ -17,7 +17,7 @@ Positions = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """A rendered conversation as tokens, with where each of them stands in the text."""
+    """A rendered conversation as tokens, each with its character offsets in the text."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
@@ -58,7 +58,7 @@ class Chat:
         before = self._render(conversation, messages[:index], add_generation_prompt=True)
         through = text if index == len(messages) - 1 else self._render(conversation, messages[: index + 1])
         if not (text.startswith(before) and text.startswith(through)):
-            message = "the chat template rewrites earlier messages, so that an answer cannot be told from its prompt"
+            message = "the chat template rewrites earlier messages, so an answer cannot be separated from its prompt"
             raise conversation.error(f"{message}; set spec.dataset.maskHistory, or use another template")
         # Blanks after the end-of-turn token are the template's, not the model's.
         return len(before), len(through.rstrip()) if len(through.rstrip()) > len(before) else len(through)
@@ -86,5 +86,5 @@ class Chat:
                 add_generation_prompt=add_generation_prompt,
             )
         except jinja2.TemplateError as error:
-            raise conversation.error(f"the chat template refuses this conversation: {error.message}") from None
+            raise conversation.error(f"the chat template rejects this conversation: {error.message}") from None
         return str(text)

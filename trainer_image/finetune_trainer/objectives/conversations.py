@@ -1,4 +1,4 @@
-"""What a row of text says, whatever format its file has: messages that take turns."""
+"""A row of text, independent of the format of its file: messages of alternating roles."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""How fast a training advances: measured from what the Trainer reports, for record, metrics and one line for people."""
+"""How fast a training advances: measured from what the Trainer reports, for the record, the metrics and the log."""
 
 import time
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from finetune_trainer.rank.device import peak_memory_bytes
 
 
 class PaceCallback(TrainerCallback):  # type: ignore[misc]
-    """Updates record and metrics, and prints one line, from what the Trainer reports.
+    """Updates record and metrics, and logs one line, each time the Trainer reports.
 
     Args:
-        prints: lines for people; on rank 0 only.
+        prints: whether to log a line per report; on rank 0 only.
         measure_peak: FLOP/s that the device can reach; called once, before the first step.
     """
 
@@ -65,31 +65,32 @@ class PaceCallback(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return  # the summary at the end, or an evaluation
+        rate, eta = self._since_last_report(state)
+        epoch, loss = float(state.epoch or 0), float(logs["loss"])
+        self._keeper.update(
+            step=state.global_step,
+            total_steps=state.max_steps,
+            epoch=epoch,
+            loss=loss,
+            tokens_per_second=round(rate, 1),
+            tokens_total=int(state.num_input_tokens_seen),
+            eta_seconds=eta,
+        )
+        self._set_metrics(state, logs, rate, eta)
+        if self._prints:
+            progress = f"step {state.global_step}/{state.max_steps}  epoch {epoch:.2f}  loss {loss:.4f}"
+            print(f"{progress}  {rate:,.0f} tok/s  ETA {_duration(eta)}", flush=True)
+
+    def _since_last_report(self, state: Any) -> tuple[float, int]:
+        """Tokens per second since then, and the seconds left at that pace."""
         now, step, tokens = self._clock(), state.global_step, int(state.num_input_tokens_seen)
         then, step_then, tokens_then = self._reported
         self._reported = (now, step, tokens)
         elapsed = max(now - then, 1e-9)
-        rate = (tokens - tokens_then) / elapsed
-        pace = elapsed / max(step - step_then, 1)
-        eta = round((state.max_steps - step) * pace)
-        self._keeper.update(
-            step=step,
-            total_steps=state.max_steps,
-            epoch=float(state.epoch or 0),
-            loss=float(logs["loss"]),
-            tokens_per_second=round(rate, 1),
-            tokens_total=tokens,
-            eta_seconds=eta,
-        )
-        self._measure(state, logs, rate, eta)
-        if self._prints:
-            print(
-                f"step {step}/{state.max_steps}  epoch {state.epoch or 0:.2f}  loss {float(logs['loss']):.4f}  "
-                f"{rate:,.0f} tok/s  ETA {_duration(eta)}",
-                flush=True,
-            )
+        seconds_per_step = elapsed / max(step - step_then, 1)
+        return (tokens - tokens_then) / elapsed, round((state.max_steps - step) * seconds_per_step)
 
-    def _measure(self, state: Any, logs: dict[str, Any], rate: float, eta: int) -> None:
+    def _set_metrics(self, state: Any, logs: dict[str, Any], rate: float, eta: int) -> None:
         metrics = self._metrics
         metrics.loss.set(float(logs["loss"]))
         metrics.epoch.set(float(state.epoch or 0))

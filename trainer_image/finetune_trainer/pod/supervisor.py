@@ -1,7 +1,7 @@
-"""PID 1 of a training pod: starts the ranks of this node, passes SIGTERM on, and says how they ended.
+"""PID 1 of a training pod: starts the ranks of this node, forwards SIGTERM, and reports how they ended.
 
 torchrun is not used: it turns every exit code into 1 and kills the ranks 30 s after SIGTERM, in the middle of a save.
-Knows processes, signals and records; nothing of training. Must start at once: no torch, no boto3.
+Knows processes, signals and records; nothing about training. Must start at once: no torch, no boto3.
 """
 
 import contextlib
@@ -240,7 +240,7 @@ def _without_code(ends: Iterable[RankEnd]) -> TerminationRecord:
     if end.record and end.record.exit_code == end.status:
         return end.record.model_copy(update={"message": f"rank {end.rank}: {end.record.message}"})
     status = end.status or outcome.EXIT_BUG
-    return _record(status, "NoOutcome", f"rank {end.rank} exited with {end.status} and left no record that says why")
+    return _record(status, "NoOutcome", f"rank {end.rank} exited with {end.status} and left no record of the reason")
 
 
 def _record(code: int, reason: str, message: str) -> TerminationRecord:

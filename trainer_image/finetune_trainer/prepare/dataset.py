@@ -1,6 +1,6 @@
 """The rows of a job: which files they come from, read as conversations, split into rows to train on and held-out rows.
 
-Reading order and splitting decide what is learned: equal files and options give equal rows.
+Order and split are deterministic: equal files and options give equal rows.
 """
 
 from collections.abc import Iterator, Sequence

@@ -34,7 +34,7 @@ def run(job: JobFile, storage: Storage, scratch: Path, report: Report) -> Prepar
     """Prepares the rows of a job and stores them at `layout.prepared_uri`.
 
     Args:
-        scratch: a folder of ours to download and write into.
+        scratch: our own folder, for downloads and results.
 
     Returns:
         Where the rows are, and how many.

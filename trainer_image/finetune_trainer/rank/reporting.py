@@ -1,4 +1,4 @@
-"""Lines for people: whatever is slow reports what it is doing."""
+"""Log lines: whatever is slow reports what it is doing."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Builds what a training consists of: the model with what is trained in it, the Trainer, the evaluator.
+"""Builds the parts of a training: the model with its trainable weights, the Trainer, the evaluator.
 
 Imports torch and transformers: only after `libraries.set_up_training`.
 """

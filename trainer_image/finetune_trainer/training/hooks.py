@@ -1,7 +1,7 @@
 """Where training meets its surroundings: activities, checkpoints, preemption, the pace.
 
-`train.run` knows nothing of S3 prefixes, signals or HTTP. It calls the `Hooks` that it is given. Order of the calls, on
-every rank:
+`train.run` knows nothing about S3 prefixes, signals or HTTP. It calls the `Hooks` that it is given. Order of the calls,
+on every rank:
 
     hooks.enter("loading")      the model is fetched and loaded, the adapter is added
     hooks.callbacks(output)     once; the callbacks join transformers' Trainer in this order, after ours

@@ -1,6 +1,6 @@
 """Trains one job on this process: the story from prepared rows to a folder that can be published.
 
-Runs on every rank alike. Knows nothing of S3 layout, signals or progress: see hooks.py.
+Runs on every rank alike. Knows nothing about S3 layout, signals or progress: see hooks.py.
 """
 
 import time
