@@ -319,7 +319,8 @@ def test_results_are_those_of_rank_0_whoever_decides(tmp_path: Path) -> None:
     artifact = ArtifactResult(uri="s3://b/a", digest="sha256:0", bytes=1, files=1)
     first = TerminationRecord(role="train", exit_code=0, reason="Succeeded", message="m", artifact=artifact)
     ends = [RankEnd(0, 0, first), ended(1, 75, record=75)]
-    outcome.progress_file(tmp_path).write_text(ProgressRecord(run=1, attempt=1, activity="done", step=9).model_dump_json())
+    progress = ProgressRecord(run=1, attempt=1, activity="done", step=9)
+    outcome.progress_file(tmp_path).write_text(progress.model_dump_json())
     record = conclude(ends, stop_requested=False, folder=tmp_path)
     assert (record.exit_code, record.artifact) == (75, artifact)
     assert record.progress is not None
