@@ -43,8 +43,8 @@ class Renderer(Protocol):
 
 class Collator(Protocol):
     def __call__(self, rows: Sequence[TokenRow]) -> "dict[str, Tensor]":
-        """Tensors [rows, tokens]: `input_ids`, `attention_mask` (1 on tokens, 0 on padding) and `shift_labels`, in which the
-        Trainer counts what is not -100: the same number as `Objective.count`."""
+        """Tensors [rows, tokens]: `input_ids`, `attention_mask` (1 on tokens, 0 on padding) and `shift_labels`. The
+        Trainer counts what in the last is not -100: the same number as `Objective.count`."""
 
 
 class BatchLoss(Protocol):
