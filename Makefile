@@ -35,11 +35,12 @@ status: setup  ## What of the local cluster runs
 	@$(RUN) python -m dev.localcluster status
 
 .PHONY: lint
-lint: setup  ## ruff, mypy --strict, import-linter
+lint: setup  ## ruff, mypy --strict, import-linter, vulture
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(RUN) lint-imports
+	$(RUN) vulture
 
 .PHONY: fmt
 fmt: setup  ## Format and mend what ruff can mend

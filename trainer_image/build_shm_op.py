@@ -1,7 +1,7 @@
-"""Run once while the image is built: compile DeepSpeed's shared-memory collectives for CPU into its package.
+"""Runs once while the image is built: compiles DeepSpeed's shared-memory collectives for CPU into its package.
 
 Otherwise every DeepSpeed run on a CPU node compiles them first, for about a minute on each node.
-They choose their vector instructions at run time, so what is compiled here runs on any x86-64 or arm64 node.
+They choose their vector instructions at run time, so one build runs on any x86-64 (or any arm64) node.
 """
 
 import py_compile
@@ -27,7 +27,7 @@ def main() -> None:
         load(name, sources, extra_include_paths=includes, extra_cflags=flags, build_directory=folder)
         shutil.copy2(f"{folder}/{name}.so", package)
 
-    # DeepSpeed loads it when its record of the installation names it, with the version of torch it was built for.
+    # DeepSpeed loads it when its installation record names it, with the version of torch that it was built for.
     record = Path(git_version_info_installed.__file__)
     version = ".".join(torch.__version__.split(".")[:2])
     lines = (

@@ -1,8 +1,8 @@
 """Where things lie below `output.uri` (design: S3 is the only hand-over between pods).
 
 <output.uri>/.finetune/prepared/<digest>/             rows of a preparation, by content
-<output.uri>/.finetune/runs/<uid>-r<N>/checkpoints/step-00000042.e00000003/   step, and who wrote it
-<output.uri>/.finetune/runs/<uid>-r<N>/epochs/00000001                           one for each start
+<output.uri>/.finetune/runs/<uid>-r<N>/checkpoints/step-00000042.e00000003/   step, and the writer's fencing token
+<output.uri>/.finetune/runs/<uid>-r<N>/epochs/00000001                           one fencing token per start
 <output.uri>/<name>-r<N>-<uid8>/                      the result of a run
 <output.uri>/latest.json                              which result is the newest
 """
@@ -19,7 +19,7 @@ def prepared_uri(output_uri: str, digest: str) -> str:
 
 
 def run_uri(output_uri: str, identity: Identity) -> str:
-    """Carries the object's uid: a job deleted and created again must not find foreign checkpoints."""
+    """Carries the object's uid: a job deleted and created again must not find the checkpoints of another."""
     return f"{_root(output_uri)}/.finetune/runs/{identity.uid}-r{identity.run}"
 
 
@@ -27,7 +27,7 @@ def checkpoints_uri(output_uri: str, identity: Identity) -> str:
     return f"{run_uri(output_uri, identity)}/checkpoints"
 
 
-def epochs_uri(output_uri: str, identity: Identity) -> str:
+def fencing_tokens_uri(output_uri: str, identity: Identity) -> str:
     return f"{run_uri(output_uri, identity)}/epochs"
 
 

@@ -1,4 +1,4 @@
-"""The manifest: written last, so that whatever has one that verifies is complete.
+"""The manifest: written last, so that whatever has a manifest that verifies is complete.
 
 Used for prepared data, checkpoints and the final artefact alike: valid ⇔ the manifest is there and every file in it
 has the size and the SHA-256 that it states.
@@ -32,8 +32,8 @@ class Manifest(_Part):
     uid: str = ""
     run: int = 0
     attempt: int = 0
-    epoch: int = 0
-    """Fencing epoch of the start that wrote it: a superseded start cannot commit."""
+    fencing_token: int = Field(default=0, validation_alias="epoch", serialization_alias="epoch")
+    """Of the start that wrote it: a superseded start cannot commit. `epoch` in JSON."""
     step: int = 0
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Model source and revision, dataset digests, config hash, image, versions."""

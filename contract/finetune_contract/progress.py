@@ -2,20 +2,21 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-Stage = Literal["starting", "downloading", "loading", "evaluating", "training", "saving", "publishing", "done"]
+Activity = Literal["starting", "downloading", "loading", "evaluating", "training", "saving", "publishing", "done"]
+"""What a start is doing; `spec.stage`, the objective, is another thing."""
 
 
 class ProgressRecord(BaseModel):
-    """Readers take unknown keys without complaint: a newer trainer may say more than an older operator knows."""
+    """Readers ignore unknown keys: a newer trainer may report more than an older operator knows."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
     run: int
     attempt: int
-    stage: Stage
+    activity: Activity = Field(validation_alias="stage", serialization_alias="stage")
     step: int = 0
     total_steps: int = 0
     epoch: float = 0.0

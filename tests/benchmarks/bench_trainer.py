@@ -20,11 +20,11 @@ from typing import Any
 
 from dev.kit.sample_data import faq_alpaca, smollm2_gguf
 from finetune_contract.jobspec import Prepared
-from finetune_trainer.prepare import preparation as prepare
+from finetune_trainer.prepare import preparation
 from finetune_trainer.training import train
-from finetune_trainer.training.hooks import NoHooks
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
+from tests.trainer.hooks import NoHooks
 
 PARAMETERS = 134_515_008
 FLOPS_A_TOKEN = 4 * PARAMETERS
@@ -108,7 +108,7 @@ def run_case(case: str, rows: int, steps: int, folder: Path) -> Outcome:
     }
     storage, clock = FolderStorage(folder / "s3"), _Clock()
     job = make_job(spec, model=smollm2_gguf(), train=faq_alpaca())
-    result = prepare.run(job, storage, folder / "prepare", lambda line: None)
+    result = preparation.run(job, storage, folder / "prepare", lambda line: None)
     job = job.model_copy(update={"prepared": Prepared(uri=result.uri, digest=result.digest)})
     before = matmul_gflops()
     trained = train.run(job, storage, folder / case.replace(" ", "-"), NoHooks(callbacks=[clock.callback()]))

@@ -31,7 +31,7 @@ def progress_record(step: int = 100, attempt: int = 1, **changes: Any) -> Progre
     record = ProgressRecord(
         run=1,
         attempt=attempt,
-        stage="training",
+        activity="training",
         step=step,
         total_steps=100,
         epoch=step / 50,
@@ -50,7 +50,7 @@ def trained_record(attempt: int = 1) -> TerminationRecord:
         exit_code=0,
         reason="Succeeded",
         message="published and verified",
-        progress=progress_record(attempt=attempt, stage="done", eta_seconds=0),
+        progress=progress_record(attempt=attempt, activity="done", eta_seconds=0),
         artifact=ArtifactResult(uri="s3://adapters/faq/faq-r1-uid", digest="sha256:def", bytes=4096, files=5),
         evaluation=EvaluationResult(rows=100, loss_before=2.5, loss_after=1.25),
     )

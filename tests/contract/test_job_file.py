@@ -187,7 +187,7 @@ def test_a_record_always_fits_the_kubelets_limit() -> None:
 # --- the progress record -------------------------------------------------------------------------------------
 def test_the_operator_reads_the_progress_that_is_released() -> None:
     record = ProgressRecord.model_validate_json(golden("progress-v1.json"))
-    assert (record.stage, record.step, record.checkpoint_step) == ("training", 42, 40)
+    assert (record.activity, record.step, record.checkpoint_step) == ("training", 42, 40)
     assert json.loads(record.model_dump_json(by_alias=True, exclude_none=True)) == json.loads(
         golden("progress-v1.json")
     )

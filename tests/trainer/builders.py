@@ -1,4 +1,4 @@
-"""Job files for tests: the defaults of the CRD, and what a test says otherwise."""
+"""Job files for tests: the defaults of the CRD, and what a test changes."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A real S3 server for the trainer's tests: SeaweedFS, once a session, with an administrator and a common user."""
+"""A real S3 server for the trainer's tests: SeaweedFS, once per session, with an administrator and an ordinary user."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ class S3:
     prefixes: Iterator[int]
 
     def credentials(self, access: str = _KEYS["user"][0], secret: str = _KEYS["user"][1]) -> Path:
-        """A folder as the kubelet mounts a Secret. The user's keys, unless told otherwise."""
+        """A folder as the kubelet mounts a Secret. The user's keys, unless others are given."""
         folder = self.folder / f"keys-{access}-{secret}"
         if not folder.exists():  # never written twice: a rank may be reading it
             folder.mkdir()

@@ -1,4 +1,4 @@
-"""Storage whose buckets are folders: what the core's tests write to. The real one is tested on its own."""
+"""Storage whose buckets are folders, for tests that need no S3. The real one has its own tests."""
 
 import shutil
 from pathlib import Path

@@ -24,9 +24,8 @@ def _import_all() -> None:
     import transformers
     import transformers.models.qwen2.modeling_qwen2
 
-    from finetune_trainer import (
-        train,  # noqa: F401
-    )
+    from finetune_trainer import start  # noqa: F401
+    from finetune_trainer.training import assembly, callbacks  # noqa: F401
     from tests.trainer import models  # noqa: F401
 
     _ = (transformers.Trainer, transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
@@ -93,9 +92,9 @@ def _count_operations(die_at: int | None, report: Path) -> None:
             if seen == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    enter, leave = start.Start.stage, command._exit
+    enter, leave = start.Start.enter, command._exit
 
-    def stage(self: start.Start, name: Any) -> None:
+    def activity(self: start.Start, name: Any) -> None:
         nonlocal counting
         enter(self, name)
         counting = counting or name == "training"
@@ -104,7 +103,7 @@ def _count_operations(die_at: int | None, report: Path) -> None:
         report.write_text(str(seen))
         leave(record)
 
-    start.Start.stage = stage  # type: ignore[method-assign]
+    start.Start.enter = activity  # type: ignore[method-assign]
     command._exit = end
     sys.addaudithook(hook)
 

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 from finetune_contract.jobspec import JobFile
+from finetune_trainer.rank.device import Process
 from finetune_trainer.training import train
-from finetune_trainer.training.hooks import NoHooks
 from tests.trainer.folders import FolderStorage
+from tests.trainer.hooks import NoHooks
 
 
 def main(order: dict[str, str]) -> None:
@@ -15,7 +16,7 @@ def main(order: dict[str, str]) -> None:
     job = JobFile.parse((scratch / "job.json").read_text())
     resume = Path(order["resume"]) if order.get("resume") else None
     result = train.run(job, FolderStorage(Path(order["root"]) / "s3"), scratch, NoHooks(resume))
-    if train.Process.from_environment().is_first:
+    if Process.from_environment().is_first:
         report = {
             "losses": [entry["loss"] for entry in result.metrics["lossHistory"]],
             "evaluation": result.evaluation and result.evaluation.model_dump(),

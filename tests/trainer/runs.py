@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract.jobspec import JobFile, Prepared
-from finetune_trainer.prepare import preparation as prepare
+from finetune_trainer.prepare import preparation
 from finetune_trainer.training import train
-from finetune_trainer.training.hooks import NoHooks
+from finetune_trainer.training.result import TrainResult
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
+from tests.trainer.hooks import NoHooks
 
 ROWS = [
     ("How long does a building permit take?", "The usual time is ten weeks."),
@@ -53,11 +54,11 @@ class Bench:
     def job(self, spec: Mapping[str, Any] | None = None, **options: Any) -> JobFile:
         """A job that is prepared already; small and exact (fp32) unless it says otherwise."""
         job = make_job(_small(spec or {}), model=self.model, train=self.rows, **options)
-        result = prepare.run(job, self.storage, self.root / "prepare", lambda line: None)
+        result = preparation.run(job, self.storage, self.root / "prepare", lambda line: None)
         prepared = Prepared(uri=result.uri, digest=result.digest)
         return job.model_copy(update={"prepared": prepared})
 
-    def train(self, job: JobFile, name: str = "run", hooks: NoHooks | None = None) -> train.TrainResult:
+    def train(self, job: JobFile, name: str = "run", hooks: NoHooks | None = None) -> TrainResult:
         return train.run(job, self.storage, self.root / name, hooks or NoHooks())
 
     def train_in_processes(self, job: JobFile, name: str, count: int, resume: Path | None = None) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class Bench:
         return dict(json.loads((scratch / "report.json").read_text()))
 
 
-def losses(result: train.TrainResult) -> list[float]:
+def losses(result: TrainResult) -> list[float]:
     return [entry["loss"] for entry in result.metrics["lossHistory"]]
 
 

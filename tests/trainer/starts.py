@@ -18,7 +18,7 @@ from finetune_contract.jobspec import JobFile, Prepared
 from finetune_contract.manifest import MANIFEST_NAME, Manifest
 from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import TerminationRecord
-from finetune_trainer.artifacts import checkpoint, manifests
+from finetune_trainer.artifacts import checkpoints, manifests
 from finetune_trainer.pod import outcome
 from tests.trainer.conftest import S3
 from tests.trainer.runs import _small as small
@@ -202,10 +202,10 @@ class Runner:
 
     # --- what lies in S3 -----------------------------------------------------------------------------------------
 
-    def checkpoints(self, job: JobFile) -> list[checkpoint.Stored]:
+    def checkpoints(self, job: JobFile) -> list[checkpoints.StoredCheckpoint]:
         """Complete ones, newest first."""
         uri = layout.checkpoints_uri(job.spec.output.uri, job.identity)
-        return [item for item in checkpoint.stored(self.s3.storage(), uri) if item.has_manifest]
+        return [item for item in checkpoints.list_checkpoints(self.s3.storage(), uri) if item.has_manifest]
 
     def artifact(self, job: JobFile) -> Manifest | None:
         return manifests.load_valid(self.s3.storage(), layout.artifact_uri(job.spec.output.uri, job.identity))

@@ -20,7 +20,7 @@ def main(order: dict[str, str]) -> None:
         scratch=Path(order["scratch"]),
         patience_seconds=float(order["patience"]),
     )
-    outcome.tell_kubelet(record)
+    outcome.write_termination_message(record)
     os._exit(record.exit_code)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from finetune_contract.manifest import MANIFEST_NAME
-from finetune_trainer.artifacts import checkpoint
-from finetune_trainer.artifacts.checkpoint import Uploads
+from finetune_trainer.artifacts import restoring
+from finetune_trainer.artifacts.checkpoints import list_checkpoints
 from finetune_trainer.artifacts.fence import Fence
 from finetune_trainer.artifacts.storage import Storage
+from finetune_trainer.artifacts.uploads import Uploads
 from finetune_trainer.errors import NoValidCheckpoint, Superseded, Transient
 from finetune_trainer.rank.collectives import Nodes, Ranks
 from tests.trainer.conftest import S3
@@ -38,7 +39,7 @@ class Bench:
             storage,
             uri,
             keep=keep,
-            epoch=self.fence.epoch,
+            token=self.fence.token,
             fence=self.fence,
             nodes=Nodes(Ranks()),
             meta={"uid": "u", "run": 1, "attempt": attempt},
@@ -57,11 +58,11 @@ class Bench:
         self.uploads.begin(self.write(step), step)
         self.uploads.wait()
 
-    def restore(self, into: Path) -> checkpoint.Restored | None:
-        return checkpoint.restore(self.storage, self.uri, into, self.lines.append)
+    def restore(self, into: Path) -> restoring.RestoredCheckpoint | None:
+        return restoring.restore(self.storage, self.uri, into, self.lines.append)
 
     def damage(self, step: int, name: str, how: Damage) -> None:
-        place = next(item.uri for item in checkpoint.stored(self.storage, self.uri) if item.step == step)
+        place = next(item.uri for item in list_checkpoints(self.storage, self.uri) if item.step == step)
         data = how(self.storage.get_bytes(f"{place}/{name}") or b"")
         if data is None:
             self.storage.delete(f"{place}/{name}")
@@ -69,7 +70,7 @@ class Bench:
             self.storage.put_bytes(f"{place}/{name}", data)
 
     def steps(self) -> list[int]:
-        return [item.step for item in checkpoint.stored(self.storage, self.uri)]
+        return [item.step for item in list_checkpoints(self.storage, self.uri)]
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_a_run_without_manifests_starts_at_step_0(bench: Bench, tmp_path: Path) 
     assert bench.restore(tmp_path / "in") is None
 
 
-def test_the_newest_by_step_wins_and_the_newer_start_among_equals(s3: S3, storage: Storage, tmp_path: Path) -> None:
+def test_the_newest_step_wins_and_at_equal_steps_the_newer_start(s3: S3, storage: Storage, tmp_path: Path) -> None:
     uri = s3.prefix()
     first = Bench(storage, uri, tmp_path / "a", keep=5)
     first.save(12)
@@ -132,7 +133,7 @@ def test_the_newest_are_kept_in_s3_and_one_on_disk(bench: Bench) -> None:
     assert bench.verified == [3, 6, 9, 12]
 
 
-def test_what_does_not_verify_does_not_count_as_kept(bench: Bench) -> None:
+def test_a_checkpoint_that_does_not_verify_does_not_count_as_kept(bench: Bench) -> None:
     bench.save(3)
     bench.save(6)
     bench.damage(6, "optimizer.pt", DAMAGE["truncated"])
@@ -140,18 +141,18 @@ def test_what_does_not_verify_does_not_count_as_kept(bench: Bench) -> None:
     assert bench.steps() == [9, 6, 3], "3 is the second newest that verifies"
 
 
-def test_what_a_restore_found_damaged_does_not_count_as_kept(bench: Bench, tmp_path: Path) -> None:
+def test_a_checkpoint_that_a_restore_found_damaged_does_not_count_as_kept(bench: Bench, tmp_path: Path) -> None:
     bench.save(3)
     bench.save(6)
     bench.damage(6, "optimizer.pt", DAMAGE["one bit flipped"])  # sizes are right: only a download shows it
     restored = bench.restore(tmp_path / "in")
     assert restored is not None
-    bench.uploads.distrust(restored.passed_over)
+    bench.uploads.mark_damaged(restored.damaged_uris)
     bench.save(9)
     assert bench.steps() == [9, 6, 3]
 
 
-def test_the_rest_of_an_interrupted_upload_goes_with_what_is_older(bench: Bench) -> None:
+def test_an_interrupted_upload_is_removed_with_what_is_older(bench: Bench) -> None:
     bench.save(3)
     bench.damage(3, MANIFEST_NAME, DAMAGE["missing"])
     bench.save(6)
@@ -159,17 +160,19 @@ def test_the_rest_of_an_interrupted_upload_goes_with_what_is_older(bench: Bench)
     assert bench.steps() == [9, 6]
 
 
-def test_half_deleted_is_not_damaged(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while retention removes step 3: a later start must not take its rest for a damaged checkpoint."""
+def test_a_half_deleted_checkpoint_is_not_damaged(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while retention removes step 3: a later start must not take what is left for a damaged checkpoint."""
     for step in (3, 6):
         bench.save(step)
     monkeypatch.setattr(bench.storage, "delete_prefix", lambda uri, **_: None)
     bench.save(9)
-    assert [item.has_manifest for item in checkpoint.stored(bench.storage, bench.uri)] == [True, True, False]
+    assert [item.has_manifest for item in list_checkpoints(bench.storage, bench.uri)] == [True, True, False]
 
 
 # --- uploading -------------------------------------------------------------------------------------------------------
-def test_training_goes_on_while_one_upload_is_under_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_continues_while_one_upload_is_running(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     may_end, put = threading.Event(), bench.storage.put_file
 
     def slow(*args: Any, **kwargs: Any) -> None:
@@ -199,7 +202,7 @@ def test_a_failed_upload_fails_the_training_not_its_thread(bench: Bench, monkeyp
     assert bench.verified == []
 
 
-def test_an_overtaken_start_commits_nothing(bench: Bench, tmp_path: Path) -> None:
+def test_a_superseded_start_commits_nothing(bench: Bench, tmp_path: Path) -> None:
     bench.save(3)
     Fence.take(bench.storage, f"{bench.uri}-epochs", attempt=1, pod="newer")
     with pytest.raises(Superseded):

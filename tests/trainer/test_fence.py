@@ -1,4 +1,4 @@
-"""Fencing on a real S3 server: one winner an epoch, and no word of the overtaken."""
+"""Fencing on a real S3 server: one winner per token, and a superseded start commits nothing."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +12,12 @@ from finetune_trainer.errors import Superseded
 from tests.trainer.conftest import S3
 
 
-def test_each_start_takes_the_next_epoch(s3: S3, storage: Storage) -> None:
+def test_each_start_takes_the_next_token(s3: S3, storage: Storage) -> None:
     uri = s3.prefix()
-    assert [Fence.take(storage, uri, attempt=1, pod="p").epoch for _ in range(3)] == [1, 2, 3]
+    assert [Fence.take(storage, uri, attempt=1, pod="p").token for _ in range(3)] == [1, 2, 3]
 
 
-def test_two_starts_never_get_the_same_epoch_in_50_races(s3: S3, storage: Storage) -> None:
+def test_two_starts_never_get_the_same_token_in_50_races(s3: S3, storage: Storage) -> None:
     contenders = 2
     with ThreadPoolExecutor(contenders) as pool:
         for _ in range(50):
@@ -28,8 +28,8 @@ def test_two_starts_never_get_the_same_epoch_in_50_races(s3: S3, storage: Storag
                 return Fence.take(storage, uri, attempt=1, pod=f"pod-{number}")
 
             fences = list(pool.map(start, range(contenders)))
-            assert sorted(fence.epoch for fence in fences) == [1, 2]
-            assert [fence.epoch for fence in fences if _may_commit(fence)] == [2]
+            assert sorted(fence.token for fence in fences) == [1, 2]
+            assert [fence.token for fence in fences if _may_commit(fence)] == [2]
 
 
 def test_a_start_of_an_earlier_attempt_is_refused(s3: S3, storage: Storage) -> None:
@@ -41,7 +41,7 @@ def test_a_start_of_an_earlier_attempt_is_refused(s3: S3, storage: Storage) -> N
     assert len(storage.list(uri)) == 1
 
 
-def test_a_resumed_start_of_the_same_attempt_goes_on(s3: S3, storage: Storage) -> None:
+def test_a_resumed_start_of_the_same_attempt_continues(s3: S3, storage: Storage) -> None:
     uri = s3.prefix()
     before = Fence.take(storage, uri, attempt=1, pod="suspended")
     after = Fence.take(storage, uri, attempt=1, pod="resumed")
@@ -50,7 +50,7 @@ def test_a_resumed_start_of_the_same_attempt_goes_on(s3: S3, storage: Storage) -
         before.check()
 
 
-def test_an_answer_that_was_lost_on_the_way_costs_no_epoch(s3: S3, storage: Storage) -> None:
+def test_a_response_that_was_lost_costs_no_token(s3: S3, storage: Storage) -> None:
     """The PUT was done, botocore saw a broken connection and tried again: it meets its own object."""
     lost = iter([True])
 
@@ -60,15 +60,15 @@ def test_an_answer_that_was_lost_on_the_way_costs_no_epoch(s3: S3, storage: Stor
 
     storage._client.meta.events.register("before-call.s3.PutObject", twice)
     uri = s3.prefix()
-    assert Fence.take(storage, uri, attempt=1, pod="p").epoch == 1
+    assert Fence.take(storage, uri, attempt=1, pod="p").token == 1
     assert len(storage.list(uri)) == 1
 
 
-def test_a_listing_that_lags_is_overcome(s3: S3, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lagging_listing_does_not_matter(s3: S3, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = s3.prefix()
     Fence.take(storage, uri, attempt=1, pod="a")
     monkeypatch.setattr(storage, "list", lambda uri, **_: ())
-    assert Fence.take(storage, uri, attempt=1, pod="b").epoch == 2
+    assert Fence.take(storage, uri, attempt=1, pod="b").token == 2
     Fence.take(storage, uri, attempt=2, pod="c")
     with pytest.raises(Superseded):
         Fence.take(storage, uri, attempt=1, pod="late")

@@ -33,6 +33,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
+def put_folder(storage: Storage, folder: Path, uri: str) -> None:
+    for name in CONTENT:
+        storage.put_file(folder / name, f"{uri}/{name}")
+
+
 def test_a_committed_folder_comes_back_as_it_was(s3: S3, storage: Storage, folder: Path, tmp_path: Path) -> None:
     uri = s3.prefix()
     manifest, manifest_digest = manifests.commit(storage, folder, uri, kind="adapter", scratch=tmp_path, step=7)
@@ -45,7 +50,7 @@ def test_a_committed_folder_comes_back_as_it_was(s3: S3, storage: Storage, folde
     assert manifests.load_valid(storage, uri) == manifest
 
 
-def test_nothing_is_there_before_the_last_word(s3: S3, storage: Storage, folder: Path) -> None:
+def test_nothing_is_committed_before_the_last_check(s3: S3, storage: Storage, folder: Path) -> None:
     def superseded() -> None:
         raise Superseded("a newer start has begun")
 
@@ -57,13 +62,13 @@ def test_nothing_is_there_before_the_last_word(s3: S3, storage: Storage, folder:
 
 
 @pytest.mark.parametrize("damage", [name for name in DAMAGE if name != "missing"])
-def test_an_upload_that_reads_back_otherwise_is_not_committed(
+def test_an_upload_that_reads_back_differently_is_not_committed(
     s3: S3, storage: Storage, folder: Path, tmp_path: Path, damage: str
 ) -> None:
     """Somebody else writes between our upload and the reading back."""
     uri = s3.prefix()
     manifest = manifests.build(folder, "adapter")
-    storage.put_dir(folder, uri)
+    put_folder(storage, folder, uri)
     storage.put_bytes(f"{uri}/weights.bin", DAMAGE[damage](CONTENT["weights.bin"]) or b"")
     with pytest.raises(Transient, match=r"weights\.bin"):
         manifests.seal(storage, manifest, uri, scratch=tmp_path)
@@ -108,7 +113,7 @@ def test_any_damage_to_any_file_on_disk_is_named(folder: Path, tmp_path: Path, n
             Manifest.model_validate(
                 {"kind": "checkpoint", "files": [{"path": "../../etc/passwd", "size": 1, "sha256": ""}]}
             ).render(),
-            "paths outside",
+            "paths outside the folder",
             id="paths that lead out of the folder",
         ),
     ],
@@ -125,12 +130,7 @@ def test_a_manifest_that_cannot_be_trusted_is_damage(
 
 def test_files_without_a_manifest_are_nothing(s3: S3, storage: Storage, folder: Path, tmp_path: Path) -> None:
     uri = s3.prefix()
-    storage.put_dir(folder, uri)
+    put_folder(storage, folder, uri)
     assert manifests.load(storage, uri) is None
     with pytest.raises(Damaged, match=r"no manifest\.json"):
         manifests.fetch(storage, uri, tmp_path / "in")
-
-
-def test_entries_of_other_nodes_join_the_manifest(folder: Path) -> None:
-    other = manifests.entries(folder)[0].model_copy(update={"path": "rng_state_1.pth"})
-    assert "rng_state_1.pth" in {entry.path for entry in manifests.build(folder, "checkpoint", also=[other]).files}

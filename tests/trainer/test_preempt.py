@@ -1,4 +1,4 @@
-"""SIGTERM: what a request to stop means depends on what is going on."""
+"""SIGTERM: what a request to stop means depends on what the start is doing."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from finetune_contract.progress import Stage
+from finetune_contract.progress import Activity
 from finetune_trainer.errors import StoppedAfterSave
 from finetune_trainer.pod.preemption import StopRequest
 from tests.trainer.starts import Runner, digests, losses
@@ -23,25 +23,25 @@ def stop() -> Iterator[StopRequest]:
         signal.signal(number, handler)
 
 
-AT_ONCE: tuple[Stage, ...] = ("starting", "downloading", "loading", "evaluating")
+AT_ONCE: tuple[Activity, ...] = ("starting", "downloading", "loading", "evaluating")
 
 
-@pytest.mark.parametrize("stage", AT_ONCE)
-def test_where_nothing_is_lost_a_request_ends_the_start_at_once(stop: StopRequest, stage: Stage) -> None:
-    stop.enter(stage)
-    with pytest.raises(StoppedAfterSave, match=stage) as caught:
+@pytest.mark.parametrize("activity", AT_ONCE)
+def test_a_request_ends_the_start_at_once_where_nothing_is_lost(stop: StopRequest, activity: Activity) -> None:
+    stop.enter(activity)
+    with pytest.raises(StoppedAfterSave, match=activity) as caught:
         os.kill(os.getpid(), signal.SIGTERM)
     assert caught.value.code == 85
 
 
-@pytest.mark.parametrize("stage", [stage for stage in get_args(Stage) if stage not in AT_ONCE])
-def test_what_has_to_be_finished_is_not_torn(stop: StopRequest, stage: Stage) -> None:
-    stop.enter(stage)
+@pytest.mark.parametrize("activity", [activity for activity in get_args(Activity) if activity not in AT_ONCE])
+def test_a_request_does_not_interrupt_what_has_to_be_finished(stop: StopRequest, activity: Activity) -> None:
+    stop.enter(activity)
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.requested
 
 
-def test_a_request_that_a_library_swallowed_counts_at_the_next_stage(stop: StopRequest) -> None:
+def test_a_request_that_a_library_swallowed_counts_at_the_next_activity(stop: StopRequest) -> None:
     stop.enter("loading")
     with pytest.raises(StoppedAfterSave):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -60,7 +60,7 @@ def test_after_training_a_request_lets_the_result_be_published(stop: StopRequest
 def test_before_the_first_step_there_is_nothing_to_save(runner: Runner) -> None:
     job = runner.job()
     start = runner.start(job)
-    start.wait_until(lambda seen: seen.stage == "loading")
+    start.wait_until(lambda seen: seen.activity == "loading")
     start.signal(signal.SIGTERM)
     end = start.end()
     assert end.status == 85, end.log
@@ -85,15 +85,15 @@ def test_a_second_request_during_the_save_changes_nothing(runner: Runner) -> Non
 def test_while_publishing_the_result_is_published(runner: Runner) -> None:
     job = runner.job({"training": {"maxSteps": 2}})
     start = runner.start(job)
-    start.wait_until(lambda seen: seen.stage in {"saving", "publishing", "done"})
+    start.wait_until(lambda seen: seen.activity in {"saving", "publishing", "done"})
     start.signal(signal.SIGTERM)
     end = start.end()
     assert end.status == 0, end.log
     runner.verify_artifact(job)
 
 
-def test_one_rank_is_asked_all_stop_at_the_same_step_and_go_on_as_if_not(runner: Runner) -> None:
-    """A drained node tells its own pod only."""
+def test_one_rank_is_asked_to_stop_and_all_stop_at_the_same_step_and_resume_exactly(runner: Runner) -> None:
+    """A drained node signals only its own pod."""
     spec = {"training": {"perDeviceBatchSize": 1, "maxSteps": 12}}
     whole = runner.job(spec, processes=2)
     reference = runner.start(whole).end()

@@ -1,4 +1,4 @@
-"""What a start says of itself: over HTTP, to Prometheus, on standard output, to the supervisor."""
+"""What a start reports: over HTTP, to Prometheus, on standard output, to the supervisor."""
 
 import urllib.error
 import urllib.request
@@ -11,8 +11,11 @@ import torch
 
 from finetune_contract.progress import ProgressRecord
 from finetune_trainer.pod import outcome
-from finetune_trainer.pod.metrics import Metrics, flops_per_token, peak_flops
-from finetune_trainer.pod.progress import Progress, ProgressCallback, Server
+from finetune_trainer.pod.endpoint import Endpoint
+from finetune_trainer.pod.metrics import Metrics
+from finetune_trainer.pod.pace import PaceCallback
+from finetune_trainer.pod.record_keeper import RecordKeeper
+from finetune_trainer.pod.utilization import flops_per_token, peak_flops
 from finetune_trainer.rank import device
 from tests.trainer.builders import make_job
 
@@ -22,11 +25,11 @@ JOB = make_job({"training": {"perDeviceBatchSize": 4, "gradientAccumulationSteps
 class Training:
     """The Trainer's calls, at a pace that the test decides."""
 
-    def __init__(self, progress: Progress, metrics: Metrics, *, speaks: bool = True, peak: float = 1e9) -> None:
+    def __init__(self, keeper: RecordKeeper, metrics: Metrics, *, prints: bool = True, peak: float = 1e9) -> None:
         self.now = 100.0
         self.state = SimpleNamespace(global_step=0, max_steps=40, epoch=0.0, num_input_tokens_seen=0)
-        self.callback = ProgressCallback(
-            JOB, progress, metrics, speaks=speaks, measure_peak=lambda: peak, clock=lambda: self.now
+        self.callback = PaceCallback(
+            JOB, keeper, metrics, prints=prints, measure_peak=lambda: peak, clock=lambda: self.now
         )
         model = torch.nn.Linear(10, 10, bias=False)
         self.callback.on_train_begin(None, self.state, None, model=model)
@@ -46,8 +49,8 @@ class Training:
 
 
 @pytest.fixture
-def progress() -> Progress:
-    return Progress(JOB)
+def keeper() -> RecordKeeper:
+    return RecordKeeper(JOB)
 
 
 @pytest.fixture
@@ -59,36 +62,36 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"finetune_trainer_{name}", labels)
 
 
-def test_the_record_follows_the_training(progress: Progress, metrics: Metrics) -> None:
-    training = Training(progress, metrics)
+def test_the_record_follows_the_training(keeper: RecordKeeper, metrics: Metrics) -> None:
+    training = Training(keeper, metrics)
     for _ in range(10):
         training.step()
     training.log()
-    record = progress.record
+    record = keeper.record
     assert (record.step, record.total_steps, record.loss, record.tokens_total) == (10, 40, 1.5, 10_000)
     assert record.tokens_per_second == 500.0
     assert record.eta_seconds == 60
     assert record.epoch == pytest.approx(1.0)
 
 
-def test_one_line_for_people_each_report(
-    progress: Progress, metrics: Metrics, capsys: pytest.CaptureFixture[str]
+def test_each_report_is_one_line_for_people(
+    keeper: RecordKeeper, metrics: Metrics, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    training = Training(progress, metrics)
+    training = Training(keeper, metrics)
     training.step()
     training.log()
     assert capsys.readouterr().out == "step 1/40  epoch 0.10  loss 1.5000  500 tok/s  ETA 1 min 18 s\n"
 
 
-def test_other_ranks_are_silent(progress: Progress, metrics: Metrics, capsys: pytest.CaptureFixture[str]) -> None:
-    training = Training(progress, metrics, speaks=False)
+def test_other_ranks_are_silent(keeper: RecordKeeper, metrics: Metrics, capsys: pytest.CaptureFixture[str]) -> None:
+    training = Training(keeper, metrics, prints=False)
     training.step()
     training.log()
     assert capsys.readouterr().out == ""
 
 
-def test_prometheus_sees_the_same(progress: Progress, metrics: Metrics) -> None:
-    training = Training(progress, metrics, peak=4e6)
+def test_prometheus_sees_the_same(keeper: RecordKeeper, metrics: Metrics) -> None:
+    training = Training(keeper, metrics, peak=4e6)
     for _ in range(4):
         training.step()
     training.log(loss=2.5)
@@ -113,71 +116,71 @@ def test_prometheus_sees_the_same(progress: Progress, metrics: Metrics) -> None:
     assert value(metrics, "last_step_timestamp_seconds")
 
 
-def test_a_resumed_start_counts_on_and_its_pace_is_its_own(progress: Progress, metrics: Metrics) -> None:
-    training = Training(progress, metrics)
+def test_a_resumed_start_continues_the_count_and_measures_its_own_pace(keeper: RecordKeeper, metrics: Metrics) -> None:
+    training = Training(keeper, metrics)
     training.state.global_step, training.state.num_input_tokens_seen = 20, 20_000
     training.callback.on_train_begin(None, training.state, None)
     training.step()
     training.log()
-    assert progress.record.tokens_per_second == 500.0
+    assert keeper.record.tokens_per_second == 500.0
     assert value(metrics, "tokens_total") == 21_000
 
 
-def test_the_number_of_series_does_not_grow(progress: Progress, metrics: Metrics) -> None:
+def test_the_number_of_series_does_not_grow(keeper: RecordKeeper, metrics: Metrics) -> None:
     def series() -> int:
         return sum(len(family.samples) for family in metrics.registry.collect())
 
-    training = Training(progress, metrics)
+    training = Training(keeper, metrics)
     training.step()
     training.log()
     before = series()
     for _ in range(1000):
         training.step()
         training.log()
-        progress.update(checkpoint_step=training.state.global_step)
+        keeper.update(checkpoint_step=training.state.global_step)
     assert series() == before
 
 
 def test_the_supervisor_finds_the_record_in_a_file(tmp_path: Path, metrics: Metrics) -> None:
-    progress = Progress(JOB, file=outcome.progress_file(tmp_path))
-    progress.update(stage="training", step=7, checkpoint_step=6)
-    assert outcome.read_progress(tmp_path) == progress.record
+    keeper = RecordKeeper(JOB, file=outcome.progress_file(tmp_path))
+    keeper.update(activity="training", step=7, checkpoint_step=6)
+    assert outcome.read_progress(tmp_path) == keeper.record
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------
-def get(server: Server, path: str) -> Any:
+def get(server: Endpoint, path: str) -> Any:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as answer:
         return answer.read()
 
 
-def test_both_are_served_on_rank_0(progress: Progress, metrics: Metrics) -> None:
-    with Server(metrics, progress, port=0) as server:
-        progress.update(stage="training", step=3, loss=0.5)
+def test_both_are_served_on_rank_0(keeper: RecordKeeper, metrics: Metrics) -> None:
+    with Endpoint(metrics, keeper, port=0) as server:
+        keeper.update(activity="training", step=3, loss=0.5)
         record = ProgressRecord.model_validate_json(get(server, "/progress"))
-        assert record == progress.record
+        assert record == keeper.record
         assert b'finetune_trainer_info{attempt="1"' in get(server, "/metrics")
 
 
 def test_other_nodes_serve_metrics_only(metrics: Metrics) -> None:
-    with Server(metrics, None, port=0) as server:
+    with Endpoint(metrics, None, port=0) as server:
         assert b"finetune_trainer_step" in get(server, "/metrics")
         with pytest.raises(urllib.error.HTTPError, match="404") as caught:
             get(server, "/progress")
         caught.value.close()
 
 
-def test_a_loss_that_is_no_number_is_served_as_json(progress: Progress, metrics: Metrics) -> None:
-    with Server(metrics, progress, port=0) as server:
-        progress.update(loss=float("nan"))
+def test_a_nan_loss_is_served_as_json(keeper: RecordKeeper, metrics: Metrics) -> None:
+    with Endpoint(metrics, keeper, port=0) as server:
+        keeper.update(loss=float("nan"))
         assert ProgressRecord.model_validate_json(get(server, "/progress")).loss is None
 
 
-def test_a_taken_port_does_not_end_the_training(
-    metrics: Metrics, progress: Progress, capsys: pytest.CaptureFixture[str]
+def test_a_port_in_use_does_not_end_the_training(
+    metrics: Metrics, keeper: RecordKeeper, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Server(metrics, progress, port=0) as first, Server(metrics, progress, port=first.port):
+    with Endpoint(metrics, keeper, port=0) as first, Endpoint(metrics, keeper, port=first.port):
         assert get(first, "/progress")
-    assert "training goes on" in capsys.readouterr().out
+    assert "training continues" in capsys.readouterr().out
 
 
 # --- how much of the machine is used ---------------------------------------------------------------------------------
@@ -196,7 +199,7 @@ def test_a_precision_that_the_cpu_would_emulate_is_not_measured(
         measured.add(kind)
         return 1.0
 
-    monkeypatch.setattr("finetune_trainer.pod.metrics._matmul_rate", rate)
+    monkeypatch.setattr("finetune_trainer.pod.utilization._matmul_rate", rate)
     monkeypatch.setattr(device, "cpu", lambda: device.Device("cpu", "a CPU", computes_bf16=computes_bf16))
     peak_flops()
     assert measured == want

@@ -27,7 +27,7 @@ def result(tmp_path: Path) -> publish.Result:
 
 
 def fence_of(storage: Storage, job: JobFile) -> Fence:
-    return Fence.take(storage, layout.epochs_uri(job.spec.output.uri, job.identity), attempt=1, pod="p")
+    return Fence.take(storage, layout.fencing_tokens_uri(job.spec.output.uri, job.identity), attempt=1, pod="p")
 
 
 def uri_of(job: JobFile) -> str:
@@ -49,7 +49,7 @@ def test_a_result_says_where_it_comes_from(s3: S3, storage: Storage, result: pub
     assert (latest["uri"], latest["digest"]) == (artifact.uri, artifact.digest)
 
 
-def test_an_overtaken_start_writes_nothing(s3: S3, storage: Storage, result: publish.Result, tmp_path: Path) -> None:
+def test_a_superseded_start_writes_nothing(s3: S3, storage: Storage, result: publish.Result, tmp_path: Path) -> None:
     job = s3.job()
     late = fence_of(storage, job)
     fence_of(storage, job)
@@ -59,7 +59,7 @@ def test_an_overtaken_start_writes_nothing(s3: S3, storage: Storage, result: pub
     assert storage.get_bytes(layout.latest_uri(job.spec.output.uri)) is None
 
 
-def test_a_start_overtaken_while_uploading_commits_nothing(
+def test_a_start_superseded_while_uploading_commits_nothing(
     s3: S3, storage: Storage, result: publish.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = s3.job()
@@ -76,7 +76,7 @@ def test_a_start_overtaken_while_uploading_commits_nothing(
     assert publish.published(storage, job) is None
 
 
-def test_what_reads_back_otherwise_is_not_published(
+def test_what_reads_back_differently_is_not_published(
     s3: S3, storage: Storage, result: publish.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, put = s3.job(), storage.put_file
@@ -103,7 +103,7 @@ def published(runner: Runner) -> JobFile:
     return job
 
 
-def test_a_run_that_is_published_ends_at_once(runner: Runner, published: JobFile) -> None:
+def test_a_run_that_is_already_published_ends_at_once(runner: Runner, published: JobFile) -> None:
     before = runner.verify_artifact(published)
     end = runner.start(published, attempt=2).end()
     assert end.status == 0, end.log
@@ -133,14 +133,14 @@ def test_a_verified_result_answers_before_and_after(
     assert set(document["answers"][0]) == {"question", "before", "after"}
 
 
-def test_a_damaged_result_does_not_verify_is_taken_back_and_made_anew(
+def test_a_damaged_result_does_not_verify_and_is_withdrawn_and_published_again(
     runner: Runner, published: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FINETUNE_CREDENTIALS_DIR", str(runner.s3.credentials()))
     want, storage, uri = digests(runner.verify_artifact(published)), runner.s3.storage(), uri_of(published)
     data = storage.get_bytes(f"{uri}/adapter_model.safetensors") or b""
     storage.put_bytes(f"{uri}/adapter_model.safetensors", data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(Transient, match=r"adapter_model\.safetensors has another SHA-256"):
+    with pytest.raises(Transient, match=r"adapter_model\.safetensors has a different SHA-256"):
         verify.run(uri, questions=[], as_json=False, endpoint=runner.s3.endpoint, region="r", scratch=tmp_path)
 
     end = runner.start(published, attempt=3).end()
@@ -153,7 +153,7 @@ def test_a_damaged_result_does_not_verify_is_taken_back_and_made_anew(
     assert digests(runner.verify_artifact(published)) == want
 
 
-def test_a_place_without_a_result_is_said_to_be_one(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_a_result_is_named(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_CREDENTIALS_DIR", str(s3.credentials()))
     with pytest.raises(ConfigurationError, match=r"no manifest\.json"):
         verify.run(s3.prefix(), questions=[], as_json=False, endpoint=s3.endpoint, region="r", scratch=tmp_path)

@@ -1,4 +1,4 @@
-"""P7: a training that was interrupted, however and wherever, goes on as if it had not been. P2: from where it must."""
+"""P7: a training interrupted anyhow and anywhere resumes as if it never had been. P2: from the right checkpoint."""
 
 import random
 import signal
@@ -64,7 +64,7 @@ def assert_same(manifest: Manifest, want: Reference) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_training_stopped_on_request_goes_on_as_if_it_had_not_been(
+def test_a_training_stopped_on_request_resumes_as_if_never_interrupted(
     runner: Runner, references: dict[str, Reference], method: str
 ) -> None:
     want = reference(runner, references, method)
@@ -86,14 +86,14 @@ def test_a_training_stopped_on_request_goes_on_as_if_it_had_not_been(
     assert_same(runner.verify_artifact(job), want)
 
 
-def test_stopped_again_and_again_it_still_gets_there(runner: Runner, references: dict[str, Reference]) -> None:
+def test_a_training_stopped_again_and_again_still_finishes(runner: Runner, references: dict[str, Reference]) -> None:
     """Each of these starts does a step or two: nothing is ever done twice or left out."""
     want = reference(runner, references, "lora")
     job = job_of(runner, "lora")
     reached = 0
     for _ in range(4):
         start = runner.start(job)
-        start.wait_until(lambda seen, reached=reached: seen.stage == "training" or seen.step > reached)
+        start.wait_until(lambda seen, reached=reached: seen.activity == "training" or seen.step > reached)
         start.signal(signal.SIGTERM)
         end = start.end()
         assert end.status == 85, end.log
@@ -109,7 +109,7 @@ def kill_points(count: int) -> list[Any]:
     return [pytest.param(chance.random(), id=f"point {point} of seed {SEED}") for point in range(count)]
 
 
-def kill_and_go_on(runner: Runner, references: dict[str, Reference], method: str, share: float) -> None:
+def kill_and_resume(runner: Runner, references: dict[str, Reference], method: str, share: float) -> None:
     want = reference(runner, references, method)
     job = job_of(runner, method)
     point = 1 + int(share * want.operations)
@@ -141,10 +141,10 @@ def _is_progress(line: str) -> bool:
 
 
 @pytest.mark.parametrize("share", kill_points(20))
-def test_a_training_killed_anywhere_goes_on_as_if_it_had_not_been(
+def test_a_training_killed_anywhere_resumes_as_if_never_interrupted(
     runner: Runner, references: dict[str, Reference], share: float
 ) -> None:
-    kill_and_go_on(runner, references, "lora", share)
+    kill_and_resume(runner, references, "lora", share)
 
 
 @pytest.mark.nightly
@@ -153,10 +153,10 @@ def test_a_training_killed_anywhere_goes_on_as_if_it_had_not_been(
 def test_a_training_killed_at_200_places(
     runner: Runner, references: dict[str, Reference], share: float, method: str
 ) -> None:
-    kill_and_go_on(runner, references, method, share)
+    kill_and_resume(runner, references, method, share)
 
 
-def test_a_checkpoint_of_the_last_step_needs_no_step_more(runner: Runner, references: dict[str, Reference]) -> None:
+def test_a_checkpoint_of_the_last_step_needs_no_further_step(runner: Runner, references: dict[str, Reference]) -> None:
     want = reference(runner, references, "lora")
     job = job_of(runner, "lora")
     assert runner.start(job).end().status == 0
@@ -167,7 +167,7 @@ def test_a_checkpoint_of_the_last_step_needs_no_step_more(runner: Runner, refere
     assert_same(runner.verify_artifact(job), want)
 
 
-def test_a_training_killed_in_the_middle_of_a_step_goes_on_as_if_it_had_not_been(
+def test_a_training_killed_in_the_middle_of_a_step_resumes_as_if_never_interrupted(
     runner: Runner, references: dict[str, Reference]
 ) -> None:
     want = reference(runner, references, "lora")

@@ -32,7 +32,7 @@ STEPS = 8
         ),
     ],
 )
-def test_a_training_stopped_on_request_goes_on_as_if_it_had_not_been(
+def test_a_training_stopped_on_request_resumes_as_if_never_interrupted(
     method: dict[str, Any], stage: int | None, nodes: int, want_files: tuple[str, ...], runner: Runner
 ) -> None:
     spec = {

@@ -1,4 +1,4 @@
-"""Storage against a real S3 server: what it reads and writes, and whom it blames."""
+"""Storage against a real S3 server: what it reads and writes, and which field its errors name."""
 
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,10 @@ def test_a_large_file_goes_up_in_parts_and_comes_back_the_same(s3: S3, storage: 
     assert storage.fetch(uri, tmp_path / "in", field=FIELD).read_bytes() == source.read_bytes()
 
 
-def test_a_folder_is_put_listed_and_deleted(s3: S3, storage: Storage, tmp_path: Path) -> None:
-    (tmp_path / "out" / "sub").mkdir(parents=True)
-    (tmp_path / "out" / "a").write_bytes(b"1")
-    (tmp_path / "out" / "sub" / "b").write_bytes(b"22")
+def test_a_prefix_is_listed_and_deleted(s3: S3, storage: Storage) -> None:
     uri = s3.prefix()
-    storage.put_dir(tmp_path / "out", uri)
+    storage.put_bytes(f"{uri}/a", b"1")
+    storage.put_bytes(f"{uri}/sub/b", b"22")
     assert [(item.path, item.size) for item in storage.list(uri)] == [("a", 1), ("sub/b", 2)]
     storage.delete_prefix(uri)
     assert storage.list(uri) == ()
@@ -58,14 +56,14 @@ def test_a_listing_has_more_than_one_page(s3: S3, storage: Storage) -> None:
     assert len(storage.list(uri)) == 1003
 
 
-def test_bytes_are_written_once_when_asked_so(s3: S3, storage: Storage) -> None:
+def test_bytes_are_written_once_on_request(s3: S3, storage: Storage) -> None:
     uri = f"{s3.prefix()}/one"
     assert storage.put_bytes(uri, b"first", if_none_match=True)
     assert not storage.put_bytes(uri, b"second", if_none_match=True)
     assert storage.get_bytes(uri) == b"first"
 
 
-def test_what_is_not_there_has_no_bytes(s3: S3, storage: Storage) -> None:
+def test_a_missing_object_has_no_bytes(s3: S3, storage: Storage) -> None:
     assert storage.get_bytes(f"{s3.prefix()}/none") is None
 
 
@@ -81,26 +79,26 @@ def test_a_corrupted_upload_is_refused_by_the_server(s3: S3, storage: Storage) -
     assert not s3.storage().exists(uri)
 
 
-def test_local_sources_are_used_where_they_lie(tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_sources_are_used_in_place(tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_CLAIMS_DIR", str(tmp_path))
     (tmp_path / "models" / "tiny").mkdir(parents=True)
     for uri in (f"file://{tmp_path}/models/tiny", "pvc://models/tiny"):
         assert s3.storage().fetch(uri, tmp_path / "in", field=FIELD) == tmp_path / "models" / "tiny"
 
 
-# --- blame -----------------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("uri", "want_in_message"),
     [
         pytest.param("s3://team/no/such/rows.jsonl", ("s3://team/no/such/rows.jsonl", "upload"), id="no such object"),
-        pytest.param("file:///no/such/file", ("file:///no/such/file", "not there"), id="no such file"),
+        pytest.param("file:///no/such/file", ("file:///no/such/file", "does not exist"), id="no such file"),
         pytest.param("pvc://claim/no/such", ("below the root of the claim",), id="no such path on a claim"),
         pytest.param("pvc://claim/../../etc", ("leads out",), id="a path that leads out of the claim"),
         pytest.param("ftp://host/file", ("s3://bucket/key",), id="a scheme that is not known"),
         pytest.param("s3://", ("s3://bucket/prefix",), id="no bucket"),
     ],
 )
-def test_a_missing_source_is_the_fault_of_its_field(
+def test_a_missing_source_names_its_field(
     storage: Storage, tmp_path: Path, uri: str, want_in_message: tuple[str, ...]
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -114,7 +112,7 @@ def test_a_run_that_can_write_passes_the_probe(s3: S3, storage: Storage) -> None
     storage.probe(s3.prefix())
 
 
-def test_a_wrong_secret_is_the_fault_of_the_keys(s3: S3) -> None:
+def test_a_wrong_secret_key_names_the_secret(s3: S3) -> None:
     storage = s3.storage(credentials_dir=s3.credentials("user-key", "wrong"))
     error = _refused(storage, "s3://team/x")
     assert error.field == "spec.storage.secretName"
@@ -123,18 +121,18 @@ def test_a_wrong_secret_is_the_fault_of_the_keys(s3: S3) -> None:
     assert "AWS_SECRET_ACCESS_KEY" in str(error)
 
 
-def test_an_unknown_key_is_the_fault_of_the_keys(s3: S3) -> None:
+def test_an_unknown_access_key_names_the_secret(s3: S3) -> None:
     error = _refused(s3.storage(credentials_dir=s3.credentials("nobody", "x")), "s3://team/x")
     assert (error.field, error.reason) == ("spec.storage.secretName", "StorageKeysRefused")
 
 
-def test_a_missing_bucket_is_the_fault_of_the_output(s3: S3) -> None:
+def test_a_missing_bucket_names_the_output(s3: S3) -> None:
     access, secret = "admin-key", "admin-secret"
     error = _refused(s3.storage(credentials_dir=s3.credentials(access, secret)), "s3://nowhere/x")
     assert (error.field, error.reason) == ("spec.output.uri", "BucketNotFound")
     assert "Create it" in str(error)
     buckets = {bucket["Name"] for bucket in s3.client("admin").list_buckets()["Buckets"]}
-    assert "nowhere" not in buckets, "the probe made the bucket that it should have missed"
+    assert "nowhere" not in buckets, "the probe created the bucket that it should have reported missing"
 
 
 def test_a_bucket_that_the_keys_do_not_reach_names_both_fields(s3: S3, storage: Storage) -> None:
@@ -143,7 +141,7 @@ def test_a_bucket_that_the_keys_do_not_reach_names_both_fields(s3: S3, storage: 
     assert "spec.storage.secretName" in str(error)
 
 
-def test_an_unreachable_endpoint_is_named_and_worth_another_try(s3: S3) -> None:
+def test_an_unreachable_endpoint_is_named_and_transient(s3: S3) -> None:
     storage = s3.storage(endpoint="http://127.0.0.1:1", budget_seconds=0)
     with pytest.raises(Transient) as caught:
         storage.probe("s3://team/x")
@@ -152,7 +150,7 @@ def test_an_unreachable_endpoint_is_named_and_worth_another_try(s3: S3) -> None:
     assert "http://127.0.0.1:1" in str(caught.value)
 
 
-def test_an_endpoint_that_is_no_url_is_a_fault_of_the_job(s3: S3) -> None:
+def test_an_endpoint_that_is_not_a_url_is_a_configuration_error(s3: S3) -> None:
     with pytest.raises(ConfigurationError) as caught:
         s3.storage(endpoint="s3.example.com:9000")
     assert caught.value.field == "spec.storage.endpoint"
@@ -165,7 +163,7 @@ def test_a_secret_without_keys_says_which_key_it_lacks(s3: S3, tmp_path: Path) -
     assert caught.value.field == "spec.storage.secretName"
 
 
-def test_what_botocore_does_not_retry_is_tried_again_within_the_budget(s3: S3) -> None:
+def test_what_botocore_does_not_retry_is_retried_within_the_budget(s3: S3) -> None:
     lines: list[str] = []
     storage = s3.storage(report=lines.append, budget_seconds=30)
     damage = iter([b"HELLO", b"hEllo"])

@@ -1,4 +1,4 @@
-"""The supervisor with real processes for ranks: who started, who was told to stop, what is said of the ends."""
+"""The supervisor with real processes for ranks: who is started, who is signalled, how they end."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from finetune_trainer.pod.supervisor import RankEnd, available_cpus, conclude, r
 PRELUDE = """
 import json, os, signal, sys, time
 folder, me = os.environ["FINETUNE_OUTCOME_DIR"], int(os.environ["RANK"])
-def leave(code, reason="R", message="m", **more):
+def write_rank_record(code, reason="R", message="m", **more):
     path = f"{folder}/rank-{os.environ['LOCAL_RANK']}.json"
     record = {"role": "train", "exitCode": code, "reason": reason, "message": message, **more}
     open(path + ".draft", "w").write(json.dumps(record)); os.replace(path + ".draft", path)
@@ -319,7 +319,8 @@ def test_results_are_those_of_rank_0_whoever_decides(tmp_path: Path) -> None:
     artifact = ArtifactResult(uri="s3://b/a", digest="sha256:0", bytes=1, files=1)
     first = TerminationRecord(role="train", exit_code=0, reason="Succeeded", message="m", artifact=artifact)
     ends = [RankEnd(0, 0, first), ended(1, 75, record=75)]
-    outcome.progress_file(tmp_path).write_text(ProgressRecord(run=1, attempt=1, stage="done", step=9).model_dump_json())
+    progress = ProgressRecord(run=1, attempt=1, activity="done", step=9)
+    outcome.progress_file(tmp_path).write_text(progress.model_dump_json())
     record = conclude(ends, stop_requested=False, folder=tmp_path)
     assert (record.exit_code, record.artifact) == (75, artifact)
     assert record.progress is not None

@@ -1,6 +1,6 @@
 """The command line: turns every end into an exit code and a record (docs/exit-codes.md), and does nothing else.
 
-`prepare` and `train` are PID 1 of their pods, `rank` is what `train` starts, `verify` is for people.
+`prepare` and `train` are PID 1 of their pods, `train` starts `rank`, and `verify` is for people.
 """
 
 import os
@@ -19,7 +19,7 @@ from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import INVALID_JOB_FILE, TerminationRecord
 from finetune_trainer.errors import ConfigurationError, StoppedAfterSave, TrainerError
 from finetune_trainer.pod import outcome
-from finetune_trainer.rank import libraries
+from finetune_trainer.rank import libraries, reporting
 
 app = typer.Typer(
     help=__doc__.splitlines()[0] if __doc__ else None,
@@ -39,13 +39,13 @@ ScratchOption = Annotated[
 
 @app.command()
 def prepare(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(names.SCRATCH_DIR)) -> None:
-    """Fetch, check, render and tokenise the rows of a job, and leave them in S3 by content.
+    """Fetch, check, render and tokenise the rows of a job, and store them in S3 by content.
 
-    Bad data ends here with code 3, naming file, row and field, before any GPU is asked for.
+    Bad data ends here with code 3, naming file, row and field, before any GPU is requested.
     """
 
     def work() -> TerminationRecord:
-        _end_on_sigterm("nothing was begun that another preparation does not do again")
+        _end_on_sigterm("another preparation starts from the beginning")
         parsed = _read_job(job)
         libraries.set_up(parsed.spec.model.source)
         from finetune_trainer.artifacts.storage import Storage
@@ -53,13 +53,13 @@ def prepare(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path
 
         storage = Storage.from_job(parsed)
         storage.probe(parsed.spec.output.uri)
-        prepared = preparation.run(parsed, storage, scratch, _say)
+        prepared = preparation.run(parsed, storage, scratch, reporting.to_stdout)
         return outcome.success(
             "prepare", f"{prepared.train_rows} rows are prepared at {prepared.uri}", prepared=prepared
         )
 
     record = _concluded("prepare", work)
-    outcome.tell_kubelet(record)
+    outcome.write_termination_message(record)
     _exit(record)
 
 
@@ -67,8 +67,8 @@ def prepare(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path
 def train(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(names.SCRATCH_DIR)) -> None:
     """Train on this node: start its ranks, pass SIGTERM on, report how they ended.
 
-    Ends with 0 when the result is published and verified, with 85 when it was asked to stop and everything is saved.
-    Every other code of the contract is in docs/exit-codes.md.
+    Exits with 0 when the result is published and verified, with 85 when it was asked to stop and everything is saved.
+    The other codes are in docs/exit-codes.md.
     """
 
     def work() -> TerminationRecord:
@@ -80,7 +80,7 @@ def train(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(n
 
     record = _concluded("train", work)
     print(f"{record.reason}: {record.message}", flush=True)
-    outcome.tell_kubelet(record)
+    outcome.write_termination_message(record)
     _exit(record)
 
 
@@ -89,7 +89,9 @@ def rank(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(na
     """One rank, as `train` starts it: needs RANK, WORLD_SIZE and the rest of torch's rendezvous in the environment."""
 
     def work() -> TerminationRecord:
-        _end_on_sigterm("it had not begun")  # until the rank's own handler is there: importing torch takes seconds
+        _end_on_sigterm(
+            "training had not begun"
+        )  # until the rank's own handler is installed: importing torch takes seconds
         parsed = _read_job(job)
         libraries.set_up_training(parsed)
         libraries.leave_out_unused(parsed)
@@ -101,24 +103,25 @@ def rank(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(na
         return Start(parsed, scratch, stop).run()
 
     record = _concluded("train", work)
-    outcome.leave(record)
+    outcome.write_rank_record(record)
     _exit(record)
 
 
 @app.command()
 def verify(
-    uri: Annotated[str, typer.Argument(help="s3://bucket/prefix of a result: the folder that has manifest.json.")],
+    uri: Annotated[str, typer.Argument(help="s3://bucket/prefix of a result: the folder that contains manifest.json.")],
     ask: Annotated[
-        list[str] | None, typer.Option(help="A question: shows the answer before and after training. Repeatable.")
+        list[str] | None,
+        typer.Option(help="A question to answer with the model before and after training. Repeatable."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")] = False,
     endpoint: Annotated[
-        str | None, typer.Option(envvar="AWS_ENDPOINT_URL", help="For S3 that is not AWS: https://host:port.")
+        str | None, typer.Option(envvar="AWS_ENDPOINT_URL", help="Of an S3 service other than AWS: https://host:port.")
     ] = None,
     region: Annotated[str, typer.Option(envvar="AWS_REGION", help="Region of the bucket.")] = "us-east-1",
     scratch: ScratchOption = Path(names.SCRATCH_DIR),
 ) -> None:
-    """Download a result, check every digest in its manifest, and ask it something.
+    """Download a result, check every digest in its manifest, and ask it questions.
 
     Keys are read from the files of a mounted Secret, or found as any AWS tool finds them.
     """
@@ -153,7 +156,7 @@ def _concluded(role: outcome.Role, work: Callable[[], TerminationRecord]) -> Ter
     except TrainerError as error:
         print(f"{error.reason}: {error}", file=sys.stderr, flush=True)
         return outcome.failure(role, error)
-    except BaseException as error:  # noqa: BLE001 - the last line of defence: a bug too must leave a record
+    except BaseException as error:  # noqa: BLE001 - the last line of defence: even a bug must leave a record
         traceback.print_exc()
         return outcome.failure(role, error)
 
@@ -165,12 +168,8 @@ def _end_on_sigterm(why_nothing_is_lost: str) -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _exit(record: TerminationRecord) -> NoReturn:
-    """At once: neither a broken process group nor a thread of a library may hold up or change the end."""
+    """At once: neither a broken process group nor a library's thread may delay or change the exit."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(record.exit_code)

@@ -1,7 +1,7 @@
-"""The ways a start can end other than well: each error carries the exit code and the reason that the operator reads.
+"""The ways a start can fail: each error carries the exit code and the reason that the operator reads.
 
-Raised anywhere in the trainer, translated in `__main__` alone. The message is for the person who wrote the job: it
-names the field, or file and row, and the cure.
+Raised anywhere in the trainer, translated only in `__main__`. The message is for the author of the job: it names the
+field, or file and row, and the cure.
 """
 
 from typing import ClassVar
@@ -10,7 +10,7 @@ from finetune_contract.exitcodes import ExitCode
 
 
 class TrainerError(Exception):
-    """An end that was foreseen. Anything else is a bug, and ends with a traceback and no code of the contract."""
+    """A foreseen end. Anything else is a bug, and ends with a traceback and without a code of the contract."""
 
     code: ClassVar[ExitCode]
 
@@ -24,7 +24,7 @@ class TrainerError(Exception):
 
 
 class ConfigurationError(TrainerError):
-    """What the person asked for cannot be done, or what they named is not there."""
+    """What the job asks for cannot be done, or what it names does not exist."""
 
     code = ExitCode.INVALID_CONFIGURATION
 
@@ -74,7 +74,7 @@ class Diverged(TrainerError):
 
 
 class Transient(TrainerError):
-    """Storage, network or download: worth another try by the operator, after ours are used up."""
+    """Storage, network or download: worth another attempt by the operator, once our own retries are used up."""
 
     code = ExitCode.TRANSIENT
 
@@ -90,7 +90,7 @@ class Superseded(Transient):
 
 
 class StoppedAfterSave(TrainerError):
-    """Stopped on request, with nothing lost: a verified checkpoint holds every step done."""
+    """Stopped on request, with nothing lost: a verified checkpoint holds every step that was done."""
 
     code = ExitCode.STOPPED_AFTER_SAVE
 

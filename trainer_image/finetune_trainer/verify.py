@@ -1,4 +1,4 @@
-"""A result, looked at by a person: is it what its manifest states, and what does it answer?"""
+"""Verifies a published result by hand: is it what its manifest states, and what does it answer?"""
 
 import json
 import os
@@ -16,10 +16,10 @@ from finetune_trainer.artifacts import manifests
 from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import source
-from finetune_trainer.objectives.sft.rows import Renderer
+from finetune_trainer.objectives.chat import Chat
+from finetune_trainer.objectives.conversations import Conversation, Message
 from finetune_trainer.pod import outcome
-from finetune_trainer.prepare.formats import Conversation, Message
-from finetune_trainer.rank import device, libraries
+from finetune_trainer.rank import device, libraries, reporting
 from finetune_trainer.training import answers
 
 _FIELD = "URI"
@@ -37,15 +37,15 @@ class Answer:
 def run(
     uri: str, *, questions: Sequence[str], as_json: bool, endpoint: str | None, region: str, scratch: Path
 ) -> TerminationRecord:
-    """Downloads and checks; prints what it found.
+    """Downloads and checks; prints what it finds. Standard output has nothing else: a program may read it.
 
     Raises:
-        ConfigurationError: there is no result at this place.
+        ConfigurationError: there is no result at this URI.
         Damaged: there is one, and it is not what its manifest states.
     """
     keys = Path(os.environ.get(names.ENV_CREDENTIALS_DIR, names.CREDENTIALS_DIR))
     credentials_dir = keys if keys.is_dir() else None
-    storage = Storage(endpoint=endpoint, region=region, credentials_dir=credentials_dir, report=_say_nothing)
+    storage = Storage(endpoint=endpoint, region=region, credentials_dir=credentials_dir, report=reporting.discard)
     folder = scratch / "verify"
     shutil.rmtree(folder, ignore_errors=True)
     place = uri.rstrip("/")
@@ -75,7 +75,7 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
     saved = source.ModelFiles(folder / "result", None, trust_remote_code=False)
     tokenizer = load_tokenizer(saved)
     ask = _asker(tokenizer, questions)
-    # On a CPU that does not compute in bf16, that takes ten times as long as fp32.
+    # On a CPU that does not compute in bf16, bf16 takes ten times as long as fp32.
     dtype = torch.bfloat16 if device.cpu().computes_bf16 else torch.float32
     base = load_weights(files, dtype).eval()
     if manifest.kind == "adapter":
@@ -91,16 +91,16 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
 
 
 def _asker(tokenizer: Any, questions: Sequence[str]) -> Callable[[Any], tuple[str, ...]]:
-    """Asks a model what the template that the result was trained with makes of the questions."""
-    renderer = Renderer(tokenizer, tokenizer.chat_template)
+    """Asks a model the questions, rendered with the template that the result was trained with."""
+    chat = Chat(tokenizer, tokenizer.chat_template)
     turns = [Conversation(_FIELD, 1, (Message("user", text), Message("assistant", "x"))) for text in questions]
-    prompts, end_of_turn = [renderer.prompt(turn) for turn in turns], renderer.end_of_turn(turns[0])
+    prompts, end_of_turn = [chat.prompt(turn) for turn in turns], chat.end_of_turn(turns[0])
     return lambda model: answers.greedy(
         model, tokenizer, prompts, end_of_turn=end_of_turn, max_new_tokens=_MAX_NEW_TOKENS
     )
 
 
-# --- what is said ----------------------------------------------------------------------------------------------------
+# --- output ----------------------------------------------------------------------------------------------------
 def _as_json(uri: str, name: str, manifest: Manifest, answers: Sequence[Answer]) -> str:
     document = {
         "uri": uri,
@@ -123,7 +123,3 @@ def _as_text(uri: str, name: str, manifest: Manifest, answers: Sequence[Answer])
     for answer in answers:
         lines += ["", f"? {answer.question}", f"  before: {answer.before}", f"  after:  {answer.after}"]
     return "\n".join(lines)
-
-
-def _say_nothing(line: str) -> None:
-    """Standard output is for the answer, which a program may read."""

@@ -1,4 +1,4 @@
-"""Answers end where a turn ends, and do not depend on what is asked beside them."""
+"""Answers end where a turn ends, and do not depend on the other questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that cannot be trained on is named: file, row, field and the cure, before anything else is done with it."""
+"""Data that cannot be trained on is rejected with file, row, field and the cure, before anything else is done."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare import preparation as prepare
+from finetune_trainer.prepare import preparation
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
 
@@ -53,7 +53,8 @@ CASES = {
     "an answer is empty": (
         "rows.jsonl",
         _jsonl(GOOD, {"instruction": "Who?", "output": "  "}),
-        "{file}, row 2, field 'output': the answer is empty, there is nothing to learn; fill it or remove the row",
+        "{file}, row 2, field 'output': the answer is empty, so there is nothing to learn; fill it in, or "
+        "remove the row",
     ),
     "an answer is a number": (
         "rows.jsonl",
@@ -64,9 +65,9 @@ CASES = {
         "rows.jsonl",
         _jsonl({"question": "Who?", "answer": "I"}),
         "{file}, row 1: no column instruction (alpaca), conversations (sharegpt) or messages (messages); "
-        "the columns are 'question', 'answer': rename them",
+        "the columns are 'question', 'answer'; rename them",
     ),
-    "a role nobody knows": (
+    "an unknown role": (
         "rows.jsonl",
         _jsonl(_turns(("human", "Who?"), ("observation", "I"))),
         "{file}, row 1, field 'conversations[1].from': unknown role 'observation'; "
@@ -75,14 +76,14 @@ CASES = {
     "a conversation without an answer": (
         "rows.jsonl",
         _jsonl(_turns(("human", "Who?"), ("gpt", "I"), ("human", "Why?"))),
-        "{file}, row 1, field 'conversations': the last message is not an answer; remove it or add the answer",
+        "{file}, row 1, field 'conversations': the last message is not an answer; remove it, or add the answer",
     ),
     "a message without content": (
         "rows.jsonl",
         _jsonl(_messages(("user", "Who?"), ("assistant", None))),
         "{file}, row 1, field 'messages[1].content': must be a string",
     ),
-    "a history that is no list of pairs": (
+    "a history that is not a list of pairs": (
         "rows.jsonl",
         _jsonl({**GOOD, "history": [["Who?"]]}),
         "{file}, row 1, field 'history': must be a list of [question, answer] pairs of strings",
@@ -96,7 +97,7 @@ CASES = {
     "a .json file with one object": (
         "rows.json",
         json.dumps(GOOD),
-        "{file}: the file holds an object; it must be a list of objects; one object a line belongs into a .jsonl file",
+        "{file}: the file holds an object; it must be a list of objects; put one object per line into a .jsonl file",
     ),
     "a .json file cut short": (
         "rows.json",
@@ -113,13 +114,13 @@ CASES = {
         'instruction,output\nWho?,I\n"Who,I\n',
         "{file}, row 3: broken CSV (unexpected end of data)",
     ),
-    "a Parquet file that is none": ("rows.parquet", "PAR0", "{file}: not a readable Parquet file ("),
+    "a .parquet file that is not Parquet": ("rows.parquet", "PAR0", "{file}: not a readable Parquet file ("),
     "an empty file": ("rows.jsonl", "\n", "{file}: there is no row to train on"),
 }
 
 
 @pytest.mark.parametrize(("name", "content", "want"), CASES.values(), ids=CASES)
-def test_is_refused(name: str, content: str | bytes, want: str, tmp_path: Path, tiny_model: Path) -> None:
+def test_is_rejected(name: str, content: str | bytes, want: str, tmp_path: Path, tiny_model: Path) -> None:
     file = tmp_path / name
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as refused:
@@ -130,12 +131,13 @@ def test_is_refused(name: str, content: str | bytes, want: str, tmp_path: Path, 
     assert refused.value.code == 3
 
 
-def test_a_row_that_loses_its_answer_by_truncation_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_row_that_loses_its_answer_to_truncation_is_rejected(tmp_path: Path, tiny_model: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(_jsonl(GOOD, {"instruction": "x" * 100, "output": "Yes"}))
     with pytest.raises(DataError) as refused:
         _prepare(tmp_path, tiny_model, file, truncate=True)
-    want = f"file://{file}, row 2: no token to learn; its answer begins after token 64, raise spec.training.maxLength"
+    want = f"file://{file}, row 2: there is no token to learn"
+    want += "; its answer begins after token 64, raise spec.training.maxLength"
     assert refused.value.message == want
 
 
@@ -153,4 +155,4 @@ def test_a_row_in_a_folder_is_named_by_its_file(tmp_path: Path, tiny_model: Path
 
 def _prepare(tmp_path: Path, model: Path, data: Path, **training: Any) -> None:
     job = make_job({"training": {"maxLength": 64, **training}}, model=model, train=data)
-    prepare.run(job, FolderStorage(tmp_path / "s3"), tmp_path / "scratch", lambda line: None)
+    preparation.run(job, FolderStorage(tmp_path / "s3"), tmp_path / "scratch", lambda line: None)

@@ -1,4 +1,4 @@
-"""Rows into batches: every row once, the same rows in a step however it is cut."""
+"""Rows into batches: every row once, the same rows in a step however it is divided."""
 
 from itertools import chain
 
@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from finetune_trainer.objectives.sft.rows import TokenRow
-from finetune_trainer.training.batches import FILLER, Collator, Cut, RowSet, StepSampler, global_batches, micro_batches
+from finetune_trainer.objectives.objective import TokenRow
+from finetune_trainer.objectives.sft.loss import AnswerCollator
+from finetune_trainer.training.batches import (
+    FILLER,
+    BatchShape,
+    RowSet,
+    StepSampler,
+    global_batches,
+    micro_batches,
+)
 
 LENGTHS = [3, 50, 7, 9, 41, 12, 5, 33, 8, 21, 2, 17, 29]
 
@@ -28,7 +36,7 @@ def test_the_first_step_has_the_longest_row() -> None:
         assert 1 in global_batches(LENGTHS, 4, seed=seed, epoch=0, grouped=True)[0]
 
 
-def test_rows_of_like_length_share_a_step() -> None:
+def test_rows_of_similar_length_share_a_step() -> None:
     steps = global_batches(LENGTHS, 4, seed=1, epoch=1, grouped=True)
     spans = sorted((min(LENGTHS[row] for row in step), max(LENGTHS[row] for row in step)) for step in steps)
     assert spans == [(2, 2), (3, 8), (9, 21), (29, 50)]
@@ -47,30 +55,30 @@ def test_order_follows_seed_and_epoch_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "cut",
-    [Cut(8, 1, 1), Cut(4, 2, 1), Cut(2, 4, 1), Cut(4, 1, 2), Cut(1, 2, 4)],
-    ids=lambda cut: f"{cut.per_device} rows × {cut.accumulation} × {cut.world} ranks",
+    "shape",
+    [BatchShape(8, 1, 1), BatchShape(4, 2, 1), BatchShape(2, 4, 1), BatchShape(4, 1, 2), BatchShape(1, 2, 4)],
+    ids=lambda shape: f"{shape.per_device} rows × {shape.accumulation} × {shape.world} ranks",
 )
-def test_a_step_has_the_same_rows_however_it_is_cut(cut: Cut) -> None:
-    samplers = [StepSampler(LENGTHS, cut, rank=rank, seed=3, grouped=True) for rank in range(cut.world)]
+def test_a_step_has_the_same_rows_however_it_is_divided(shape: BatchShape) -> None:
+    samplers = [StepSampler(LENGTHS, shape, rank=rank, seed=3, grouped=True) for rank in range(shape.world)]
     epochs = [list(sampler) for sampler in samplers]
     assert {len(micros) for micros in epochs} == {len(samplers[0])}, "a rank with fewer would leave the others waiting"
-    first = {row for micros in epochs for micro in micros[: cut.accumulation] for row in micro}
-    rest = {row for micros in epochs for micro in micros[cut.accumulation :] for row in micro} - {FILLER}
+    first = {row for micros in epochs for micro in micros[: shape.accumulation] for row in micro}
+    rest = {row for micros in epochs for micro in micros[shape.accumulation :] for row in micro} - {FILLER}
     want = global_batches(LENGTHS, 8, seed=3, epoch=0, grouped=True)
     assert [first, rest] == [set(want[0]), set(want[1])]
-    assert max(len(micro) for micros in epochs for micro in micros) <= cut.per_device
+    assert max(len(micro) for micros in epochs for micro in micros) <= shape.per_device
 
 
 def test_a_rank_without_a_row_left_gets_a_filler() -> None:
-    cut = Cut(per_device=2, accumulation=2, world=2)
-    assert [micro_batches([5], cut, rank) for rank in (0, 1)] == [[[5]], [[FILLER]]]
-    assert [micro_batches([5, 6, 7], cut, rank) for rank in (0, 1)] == [[[5, 6]], [[7]]]
+    shape = BatchShape(per_device=2, accumulation=2, world=2)
+    assert [micro_batches([5], shape, rank) for rank in (0, 1)] == [[[5]], [[FILLER]]]
+    assert [micro_batches([5, 6, 7], shape, rank) for rank in (0, 1)] == [[[5, 6]], [[7]]]
 
 
 def test_labels_are_the_next_tokens_and_only_where_learned() -> None:
     rows = [_row([5, 6, 7, 8], [False, False, True, True]), _row([9, 10], [False, True])]
-    batch = Collator(pad=0)(rows)
+    batch = AnswerCollator(pad=0)(rows)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 10, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 7, 8, -100], [10, -100, -100, -100]]
@@ -79,9 +87,9 @@ def test_labels_are_the_next_tokens_and_only_where_learned() -> None:
 
 def test_a_filler_is_one_token_without_a_label() -> None:
     rows = RowSet([_row([5, 6], [True, True])])
-    batch = Collator(pad=0)([rows[FILLER]])
+    batch = AnswerCollator(pad=0)([rows[FILLER]])
     assert (batch["input_ids"].tolist(), batch["labels"].tolist()) == ([[5]], [[-100]])
 
 
 def test_padding_reaches_a_multiple_on_request() -> None:
-    assert Collator(pad=0, multiple=8)([_row([1] * 9, [True] * 9)])["input_ids"].shape == (1, 16)
+    assert AnswerCollator(pad=0, multiple=8)([_row([1] * 9, [True] * 9)])["input_ids"].shape == (1, 16)

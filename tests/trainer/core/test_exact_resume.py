@@ -7,8 +7,8 @@ import pytest
 from transformers import TrainerCallback
 
 from finetune_trainer.errors import StoppedAfterSave
-from finetune_trainer.training.hooks import NoHooks
-from finetune_trainer.training.train import TrainResult
+from finetune_trainer.training.result import TrainResult
+from tests.trainer.hooks import NoHooks
 from tests.trainer.runs import Bench, losses
 
 DROPOUT = {"rank": 4, "dropout": 0.2}
@@ -36,12 +36,12 @@ class _StopAfter(TrainerCallback):
 
 @pytest.mark.parametrize("step", [2, 4, 5], ids=["within an epoch", "between epochs", "in the second epoch"])
 @pytest.mark.parametrize(("method", "precision"), [("lora", "fp32"), ("qlora", "fp32"), ("lora", "bf16")])
-def test_losses_go_on_bit_for_bit(method: str, precision: str, step: int, bench: Bench) -> None:
+def test_losses_continue_bit_for_bit(method: str, precision: str, step: int, bench: Bench) -> None:
     _check(bench, method, precision, step)
 
 
 @pytest.mark.parametrize("method", ["full", "freeze", "qlora"])
-def test_every_method_does(method: str, bench: Bench) -> None:
+def test_losses_continue_bit_for_bit_with_every_method(method: str, bench: Bench) -> None:
     _check(bench, method, "bf16", 3)
 
 

@@ -84,7 +84,7 @@ def test_configuration_and_weights_share_one_parse_and_are_what_they_were(files:
     assert all(torch.equal(got[name], want[name]) for name in want)
 
 
-def test_afterwards_a_file_is_read_anew(files: ModelFiles, parses: list[str]) -> None:
+def test_afterwards_a_file_is_parsed_again(files: ModelFiles, parses: list[str]) -> None:
     for _ in range(2):
         with parsed_once(files):
             AutoConfig.from_pretrained(**files.from_pretrained)

@@ -13,7 +13,7 @@ from tests.trainer.builders import make_job
 
 
 @pytest.mark.parametrize(("training", "want"), [({}, False), ({"deepspeed": {"stage": 2}}, True)])
-def test_deepspeed_is_there_only_for_those_who_ask_for_it(
+def test_deepspeed_is_importable_only_in_a_job_that_uses_it(
     training: dict[str, Any], want: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)

@@ -27,7 +27,7 @@ def _model(folder: Path) -> torch.nn.Module:
     return model
 
 
-def test_it_equals_the_loss_over_all_logits(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
+def test_the_loss_equals_that_over_all_logits(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
     ours, theirs = _model(tiny_model), _model(tiny_model)
     full = torch.cat([torch.full((3, 1), IGNORED), batch["labels"][:, :-1]], dim=1)  # theirs are shifted inside
     want = theirs(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=full).loss
@@ -40,7 +40,7 @@ def test_it_equals_the_loss_over_all_logits(tiny_model: Path, batch: dict[str, t
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-7, msg=name)
 
 
-def test_the_head_sees_labelled_positions_alone(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
+def test_the_head_computes_labelled_positions_only(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
     model = _model(tiny_model)
     loss = LabelledLoss(model)
     seen: list[torch.Size] = []
@@ -50,7 +50,7 @@ def test_the_head_sees_labelled_positions_alone(tiny_model: Path, batch: dict[st
     assert [tuple(shape) for shape in seen] == [(8, 400), (3, 12, 400)], "and all of them when no loss is asked for"
 
 
-def test_nothing_labelled_is_zero_with_a_gradient_of_zero(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
+def test_without_labels_loss_and_gradient_are_zero(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
     model = _model(tiny_model)
     loss = LabelledLoss(model)(model, {**batch, "labels": torch.full_like(batch["labels"], IGNORED)})
     loss.backward()
@@ -58,7 +58,7 @@ def test_nothing_labelled_is_zero_with_a_gradient_of_zero(tiny_model: Path, batc
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
 
 
-def test_bf16_logits_lose_nothing_but_their_own_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_logits_lose_only_their_own_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """In chunks of two rows: five rows are three chunks, the last of them shorter."""
     monkeypatch.setitem(loss_._CHUNK_BYTES, "cpu", 2 * 4 * 400)
     generator = torch.Generator().manual_seed(2)

@@ -52,7 +52,7 @@ def test_learning_rate_of_its_groups_is_obeyed() -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
 
 
-def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
+def test_a_restored_optimizer_continues_bit_for_bit() -> None:
     whole = _parameters(torch.bfloat16)
     _steps(AdamWithMasters(whole, lr=1e-3), whole, 10)
 

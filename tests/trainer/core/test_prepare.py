@@ -1,4 +1,4 @@
-"""Rows of text become rows of tokens: what is learned, what is held out, and when the work is there already."""
+"""Rows of text become rows of tokens: what is learned, what is held out, and when existing rows are reused."""
 
 import csv
 import json
@@ -11,10 +11,11 @@ import pytest
 
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import PreparedResult
-from finetune_trainer.objectives.sft.rows import Renderer
-from finetune_trainer.prepare import preparation as prepare
-from finetune_trainer.prepare import store
-from finetune_trainer.prepare.formats import Conversation, Message, parse
+from finetune_trainer.objectives.chat import Chat
+from finetune_trainer.objectives.conversations import Conversation, Message
+from finetune_trainer.objectives.sft.rows import AnswerRenderer
+from finetune_trainer.prepare import preparation, store
+from finetune_trainer.prepare.formats import parse
 from finetune_trainer.prepare.readers import Row
 from finetune_trainer.prepare.templates import TEMPLATES
 from tests.trainer.builders import make_job
@@ -54,7 +55,7 @@ TALK = (
         ("messages", {"messages": [message.as_dict() for message in TALK]}),
     ],
 )
-def test_each_format_says_the_same(name: Any, values: dict[str, Any]) -> None:
+def test_each_format_means_the_same(name: Any, values: dict[str, Any]) -> None:
     assert parse(Row("rows", 1, values), name).messages == TALK
 
 
@@ -77,11 +78,11 @@ def test_an_alpaca_input_follows_the_instruction() -> None:
         ),
     ],
 )
-def test_answers_with_their_end_are_learned_and_nothing_else(template: str, learned: list[str]) -> None:
+def test_only_answers_and_their_end_of_turn_are_learned(template: str, learned: list[str]) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot_id|>"]})
     tokenizer.bos_token = "<|endoftext|>"
-    row = _render(Renderer(tokenizer, TEMPLATES.get(template, template)), TALK)
+    row = _render(AnswerRenderer(Chat(tokenizer, TEMPLATES.get(template, template))), TALK)
     runs: list[list[int]] = [[]]
     for token, supervised in zip(row.ids.tolist(), row.supervised.tolist(), strict=True):
         runs[-1].append(token) if supervised else runs.append([])
@@ -90,30 +91,32 @@ def test_answers_with_their_end_are_learned_and_nothing_else(template: str, lear
 
 def test_mask_history_learns_the_last_answer_only() -> None:
     tokenizer = tiny_tokenizer()
-    row = _render(Renderer(tokenizer, TEMPLATES["chatml"], mask_history=True), TALK)
+    row = _render(AnswerRenderer(Chat(tokenizer, TEMPLATES["chatml"]), mask_history=True), TALK)
     assert tokenizer.decode(row.ids[row.supervised]) == "So.<|im_end|>"
 
 
 def test_train_on_prompt_learns_every_token() -> None:
-    assert _render(Renderer(tiny_tokenizer(), TEMPLATES["chatml"], train_on_prompt=True), TALK).supervised.all()
+    assert _render(
+        AnswerRenderer(Chat(tiny_tokenizer(), TEMPLATES["chatml"]), train_on_prompt=True), TALK
+    ).supervised.all()
 
 
-@pytest.mark.parametrize("train_on_prompt", [True, False])
-def test_the_end_of_a_turn_is_a_token_of_the_answer(train_on_prompt: bool) -> None:
+@pytest.mark.parametrize("template", ["chatml", "{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}"])
+def test_generation_stops_where_a_learned_answer_ends(template: str) -> None:
     tokenizer = tiny_tokenizer()
-    renderer = Renderer(tokenizer, TEMPLATES["chatml"], train_on_prompt=train_on_prompt)
-    assert renderer.end_of_turn(Conversation("rows", 1, TALK)) == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert tokenizer.decode(_render(renderer, TALK).ids).endswith("So.<|im_end|>\n")
+    chat = Chat(tokenizer, TEMPLATES.get(template, template))
+    row = _render(AnswerRenderer(chat), TALK)
+    end_of_turn = chat.end_of_turn(Conversation("rows", 1, TALK))
+    assert end_of_turn == row.ids[row.supervised][-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
 def test_a_prompt_ends_where_the_answer_begins() -> None:
-    renderer = Renderer(tiny_tokenizer(), TEMPLATES["chatml"])
-    prompt = renderer.prompt(Conversation("rows", 1, TALK[1:3]))
+    prompt = Chat(tiny_tokenizer(), TEMPLATES["chatml"]).prompt(Conversation("rows", 1, TALK[1:3]))
     assert prompt == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
-def test_each_kind_of_file_gives_the_same_rows(suffix: str, bench: Bench) -> None:
+def test_each_file_type_gives_the_same_rows(suffix: str, bench: Bench) -> None:
     want = _run(bench, make_job(model=bench.model, train=bench.rows))
     rows = [json.loads(line) for line in bench.rows.read_text().splitlines()]
     file = bench.root / f"other{suffix}"
@@ -134,7 +137,7 @@ def test_each_kind_of_file_gives_the_same_rows(suffix: str, bench: Bench) -> Non
 def test_counts_are_exact(bench: Bench) -> None:
     lines: list[str] = []
     job = make_job({"dataset": {"splitFraction": 0.2}}, model=bench.model, train=bench.rows)
-    result = prepare.run(job, bench.storage, bench.root / "scratch", lines.append)
+    result = preparation.run(job, bench.storage, bench.root / "scratch", lines.append)
     prepared = store.read(bench.root / "s3" / result.uri.removeprefix("s3://"))
     assert (result.train_rows, result.evaluation_rows, result.parameters) == (8, 2, 31_520)
     assert result.tokens == sum(row.length for row in prepared.train)
@@ -146,7 +149,7 @@ def test_counts_are_exact(bench: Bench) -> None:
     ]
     assert lines[:2] == [
         "model: Qwen2ForCausalLM, 31,520 parameters",
-        f"file://{bench.rows}: format alpaca (told by its columns)",
+        f"file://{bench.rows}: format alpaca (detected by its columns)",
     ]
 
 
@@ -173,7 +176,7 @@ def test_the_same_inputs_are_prepared_once(bench: Bench) -> None:
     ],
     ids=str,
 )
-def test_another_option_is_another_preparation(spec: dict[str, Any], bench: Bench) -> None:
+def test_a_different_option_is_a_different_preparation(spec: dict[str, Any], bench: Bench) -> None:
     base = _run(bench, make_job(model=bench.model, train=bench.rows))
     assert _run(bench, make_job(spec, model=bench.model, train=bench.rows)).digest != base.digest
 
@@ -194,16 +197,16 @@ def test_truncation_cuts_the_end(bench: Bench) -> None:
     assert [ids[:40] for ids in _rows(bench, whole)] == _rows(bench, result)
 
 
-def test_a_held_out_file_takes_the_place_of_the_split(bench: Bench) -> None:
+def test_a_held_out_file_replaces_the_split(bench: Bench) -> None:
     held_out = write_rows(
         bench.root / "held-out.jsonl",
         [("Who?", "I."), ("May the roof become higher?", "The roof may not become higher.")],
     )
     lines: list[str] = []
     job = make_job({"dataset": {"evaluation": {"source": f"file://{held_out}"}}}, model=bench.model, train=bench.rows)
-    result = prepare.run(job, bench.storage, bench.root / "scratch", lines.append)
+    result = preparation.run(job, bench.storage, bench.root / "scratch", lines.append)
     assert (result.train_rows, result.evaluation_rows) == (10, 2)
-    assert "warning: 1 held-out rows also stand in the training rows; their score flatters" in lines
+    assert "warning: 1 held-out rows are also among the training rows: their score will be too good" in lines
 
 
 def test_the_split_does_not_depend_on_the_order_of_rows(bench: Bench) -> None:
@@ -225,12 +228,12 @@ def test_one_row_is_left_to_train_on(bench: Bench) -> None:
     assert (result.train_rows, result.evaluation_rows) == (1, 0)
 
 
-def _render(renderer: Renderer, messages: tuple[Message, ...]) -> Any:
+def _render(renderer: AnswerRenderer, messages: tuple[Message, ...]) -> Any:
     return next(renderer.render([Conversation("rows", 1, messages)]))
 
 
 def _run(bench: Bench, job: JobFile) -> PreparedResult:
-    return prepare.run(job, FolderStorage(bench.root / "s3"), bench.root / "scratch", lambda line: None)
+    return preparation.run(job, FolderStorage(bench.root / "s3"), bench.root / "scratch", lambda line: None)
 
 
 def _rows(bench: Bench, result: PreparedResult) -> list[list[int]]:

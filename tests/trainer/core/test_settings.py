@@ -1,4 +1,4 @@
-"""What a job leaves open is chosen by device and data, and says why."""
+"""What a job leaves open is chosen by device and data, with the reason."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def test_auto_follows_the_device(device: Device, longest: int, precision: str, a
     assert resolved.choices["precision"].reason.startswith("auto: ")
 
 
-def test_what_the_job_says_is_taken() -> None:
+def test_the_job_decides_what_it_names() -> None:
     job = make_job({"training": {"precision": "fp32", "attention": "sdpa"}})
     resolved = settings.resolve(job, EPYC, rows=10, longest_row=10)
     assert (resolved.precision, resolved.attention) == ("fp32", "sdpa")
@@ -45,7 +45,7 @@ def test_what_the_job_says_is_taken() -> None:
         (T4, "bf16", "spec.training.precision: T4 does not compute in bf16; use auto or fp16"),
     ],
 )
-def test_what_the_device_cannot_do_is_refused(device: Device, precision: str, message: str) -> None:
+def test_what_the_device_cannot_do_is_rejected(device: Device, precision: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         settings.resolve(make_job({"training": {"precision": precision}}), device, rows=10, longest_row=10)
     assert refused.value.message == message
@@ -76,7 +76,7 @@ def test_each_value_is_printed_once_with_its_source() -> None:
         "precision: bf16  (auto: EPYC computes in bf16)",
         "attention: eager  (auto: rows of at most 512 tokens are faster without SDPA on a CPU)",
         "global batch: 16 rows  (1 processes × 4 × 4 accumulated)",
-        "optimizer steps: 12  (64 rows, 4 steps an epoch, 3 epochs)",
+        "optimizer steps: 12  (64 rows, 4 steps per epoch, 3 epochs)",
     ]
     assert "method.lora.targets: all-linear  (job)" in lines
     assert "training.learningRate: 0.001  (job)" in lines

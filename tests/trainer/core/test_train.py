@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from finetune_trainer.errors import AcceleratorOutOfMemory, ConfigurationError, Diverged
 from finetune_trainer.objectives.sft.loss import LabelledLoss
 from finetune_trainer.prepare import store
-from finetune_trainer.training.hooks import NoHooks
-from finetune_trainer.training.train import TrainResult
+from finetune_trainer.training.result import TrainResult
+from tests.trainer.hooks import NoHooks
 from tests.trainer.runs import ROWS, Bench, losses, write_rows
 
 LORA = {"type": "lora", "lora": {"rank": 4}}
@@ -54,7 +54,7 @@ def test_loss_falls(method: dict[str, Any], trained: int, rate: float, bench: Be
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
-def test_losses_are_what_they_were(checkpointing: bool, bench: Bench) -> None:
+def test_losses_are_unchanged(checkpointing: bool, bench: Bench) -> None:
     """With and without gradient checkpointing: it costs time and changes nothing."""
     result = bench.train(bench.job({"method": LORA, "training": {"gradientCheckpointing": checkpointing}}))
     assert losses(result) == pytest.approx(_LORA_LOSSES, rel=1e-5)
@@ -74,7 +74,7 @@ def test_compiled_layers_give_the_same_losses(checkpointing: bool, bench: Bench)
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(4, 2), (1, 8)])
-def test_batch_and_accumulation_are_one_thing(batch: int, accumulation: int, bench: Bench) -> None:
+def test_batch_size_and_accumulation_are_interchangeable(batch: int, accumulation: int, bench: Bench) -> None:
     training = {"perDeviceBatchSize": batch, "gradientAccumulationSteps": accumulation, "maxSteps": 2, "warmupRatio": 0}
     spec = {"method": FULL, "training": training}
     reference = {"perDeviceBatchSize": 8, "gradientAccumulationSteps": 1}
@@ -129,7 +129,7 @@ def test_nothing_in_the_result_points_into_the_pod(bench: Bench) -> None:
     )
 
 
-def test_a_frozen_layer_stays_as_it_was(bench: Bench) -> None:
+def test_a_frozen_layer_does_not_change(bench: Bench) -> None:
     result = bench.train(bench.job({"method": FREEZE}))
     before, after = load_file(bench.model / "model.safetensors"), _weights(result)
     changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
@@ -137,8 +137,8 @@ def test_a_frozen_layer_stays_as_it_was(bench: Bench) -> None:
     assert all(name.startswith("model.layers.1.") for name in changed)
 
 
-def test_an_answer_that_was_learned_is_given(bench: Bench) -> None:
-    """Held-out rows that stand in the training rows: after enough steps the model says them word for word."""
+def test_a_learned_answer_is_given_word_for_word(bench: Bench) -> None:
+    """The held-out rows are the training rows: after enough steps the model knows them by heart."""
     rows = write_rows(bench.root / "known.jsonl", ROWS[:2])
     spec = {
         "method": FULL,
@@ -170,7 +170,7 @@ def test_an_evaluation_leaves_no_trace_in_the_training(method: dict[str, Any], b
     assert losses(bench.train(scored, "scored")) == losses(bench.train(silent, "silent"))
 
 
-def test_a_loss_that_is_no_number_is_a_divergence(bench: Bench) -> None:
+def test_a_nan_loss_is_a_divergence(bench: Bench) -> None:
     training = {"learningRate": 1.0, "epochs": 30, "warmupRatio": 0, "scheduler": "constant", "maxGradNorm": 1000}
     model = bench.model
     with pytest.raises(Diverged, match=r"^the loss is (nan|inf) at step \d+; lower spec.training.learningRate, or use"):
@@ -187,7 +187,7 @@ class _Poison(TrainerCallback):
                 parameter.data.fill_(math.inf)
 
 
-def test_memory_that_runs_out_is_reported_in_torchs_words(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_reported_in_torchs_words(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_out(*args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
 
@@ -197,17 +197,17 @@ def test_memory_that_runs_out_is_reported_in_torchs_words(bench: Bench, monkeypa
     assert ended.value.message == "CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
-def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu(bench: Bench) -> None:
+def test_the_cpu_does_not_replace_a_missing_gpu(bench: Bench) -> None:
     with pytest.raises(ConfigurationError) as refused:
         bench.train(bench.job({"method": LORA}, gpus=1))
     assert refused.value.reason == "AcceleratorMissing"
     assert refused.value.message == (
-        "spec.resources.gpuClass: 1 GPUs a node were asked for, and none is visible in the pod; check the node's "
-        "driver and device plugin, or take the class cpu"
+        "spec.resources.gpuClass: GPUs per node: 1 requested, none visible in the pod; check the node's "
+        "driver and device plugin, or use the class cpu"
     )
 
 
-def test_the_card_tells_the_numbers(bench: Bench) -> None:
+def test_the_model_card_shows_the_numbers(bench: Bench) -> None:
     spec = {"method": LORA, "dataset": {"splitFraction": 0.2}, "evaluation": {"sampleAnswers": 1, "maxNewTokens": 2}}
     result = bench.train(bench.job(spec))
     card = (result.directory / "README.md").read_text()
@@ -219,12 +219,12 @@ def test_the_card_tells_the_numbers(bench: Bench) -> None:
     assert result.provenance["data"]["train"][0] in card
 
 
-def test_stages_are_told_in_order(bench: Bench) -> None:
+def test_activities_are_reported_in_order(bench: Bench) -> None:
     hooks = NoHooks()
     bench.train(
         bench.job({"method": LORA, "dataset": {"splitFraction": 0.2}, "training": {"maxSteps": 1}}), hooks=hooks
     )
-    assert hooks.stages == ["loading", "evaluating", "training", "evaluating", "saving"]
+    assert hooks.activities == ["loading", "evaluating", "training", "evaluating", "saving"]
 
 
 def _held_out_loss(bench: Bench, job: Any, model: Any) -> float:

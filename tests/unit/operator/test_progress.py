@@ -67,7 +67,7 @@ async def test_a_newer_trainer_may_say_more() -> None:
     async with served(_newer) as fetch:
         record = await fetch("127.0.0.1")
         assert record is not None
-        assert record.stage == "training"
+        assert record.activity == "training"
 
 
 async def _redirect(_: web.Request) -> web.Response:

@@ -1,7 +1,7 @@
-"""The model card: README.md beside the weights, with the numbers of this run and nothing that was not measured."""
+"""The model card: README.md next to the weights, with the numbers of this run and nothing that was not measured."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def _head(job: JobFile) -> str:
     library = "peft" if kind == "adapter" else "transformers"
     front = f"---\nbase_model: {json.dumps(base)}\nlibrary_name: {library}\npipeline_tag: text-generation\n---\n"
     usage = (
-        "Serve it with the chat template beside it (`chat_template.jinja`): the answers were learned with that one.\n"
+        "Serve it with the chat template next to it (`chat_template.jinja`): the answers were learned with this one.\n"
     )
     return f"{front}\n# {name}, run {job.identity.run}\n\nA {job.spec.method.type} {kind} of `{base}`.\n{usage}"
 
@@ -49,7 +49,7 @@ def _evaluation(evaluation: EvaluationResult | None) -> str:
         return ""
     head = (
         f"## Held-out rows\n\nLoss on {evaluation.rows:,} rows: {evaluation.loss_before:.4f} before, "
-        f"{evaluation.loss_after:.4f} after (nats a token).\n"
+        f"{evaluation.loss_after:.4f} after (nats per token).\n"
     )
     return head + "".join(
         f"\n**{_line(sample.question)}**\n\n- expected: {_line(sample.expected)}\n- before: {_line(sample.before)}\n"
@@ -70,11 +70,3 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return json.dumps(value, default=str)
-
-
-def samples_of(questions: Sequence[Any], before: Sequence[str], after: Sequence[str]) -> tuple[dict[str, str], ...]:
-    """Questions with what was expected and what was answered."""
-    return tuple(
-        {"question": question.question, "expected": question.expected, "before": first, "after": last}
-        for question, first, last in zip(questions, before, after, strict=True)
-    )

@@ -1,8 +1,8 @@
-"""One writer per run: each start takes the next epoch, and who has been overtaken commits nothing.
+"""One writer per run: each start takes the next fencing token, and a superseded start commits nothing.
 
-A pod on a node that the cluster cannot reach may still run and write. Epochs are objects `<n:08d>` that only a
-conditional PUT makes, so exactly one start gets each. They have no gaps: whether a newer one exists is one HEAD, which
-S3 answers consistently where a listing may lag.
+A pod on a node that the cluster cannot reach may still run and write. Tokens are objects `<n:08d>` that only a
+conditional PUT creates, so exactly one start gets each. They have no gaps: whether a newer one exists is one HEAD,
+which S3 answers consistently where a listing may lag.
 """
 
 import json
@@ -23,52 +23,54 @@ def _utc_now() -> datetime:
 class Fence:
     storage: Storage
     uri: str
-    epoch: int
+    token: int
     attempt: int
 
     @classmethod
     def take(
         cls, storage: Storage, uri: str, *, attempt: int, pod: str, now: Callable[[], datetime] = _utc_now
     ) -> "Fence":
-        """Takes the next epoch.
+        """Takes the next token.
 
         Raises:
             Superseded: a later attempt has begun already.
         """
-        token = uuid.uuid4().hex
-        body = json.dumps({"attempt": attempt, "pod": pod, "time": now().isoformat(timespec="seconds"), "token": token})
+        nonce = uuid.uuid4().hex
+        body = json.dumps({"attempt": attempt, "pod": pod, "time": now().isoformat(timespec="seconds"), "token": nonce})
         taken = [int(item.path) for item in storage.list(uri) if item.path.isdecimal()]
-        epoch = max(taken, default=0)
+        token = max(taken, default=0)
         if taken:
-            _refuse_after_later_attempt(storage, uri, epoch, attempt)
+            _refuse_after_later_attempt(storage, uri, token, attempt)
         while True:
-            epoch += 1
-            if storage.put_bytes(_object(uri, epoch), body.encode(), if_none_match=True):
-                return cls(storage, uri, epoch, attempt)
-            # Taken meanwhile: by another start, or by our own PUT whose answer was lost.
-            if _refuse_after_later_attempt(storage, uri, epoch, attempt) == token:
-                return cls(storage, uri, epoch, attempt)
+            token += 1
+            if storage.put_bytes(_object(uri, token), body.encode(), if_none_match=True):
+                return cls(storage, uri, token, attempt)
+            # Taken in the meantime: by another start, or by our own PUT whose response was lost.
+            if _refuse_after_later_attempt(storage, uri, token, attempt) == nonce:
+                return cls(storage, uri, token, attempt)
 
     def check(self) -> None:
-        """To be called before each commit.
+        """Called before each commit.
 
         Raises:
             Superseded: a newer start has begun.
         """
-        if self.storage.exists(_object(self.uri, self.epoch + 1)):
+        if self.storage.exists(_object(self.uri, self.token + 1)):
             raise Superseded(
-                f"a newer start of this run has begun (epoch {self.epoch + 1}; this one, of attempt {self.attempt}, "
-                f"has {self.epoch}): nothing more is committed"
+                f"a newer start of this run has begun (fencing token {self.token + 1}; this one, of attempt "
+                f"{self.attempt}, has {self.token}): nothing more is committed"
             )
 
 
-def _object(uri: str, epoch: int) -> str:
-    return f"{uri}/{epoch:08d}"
+def _object(uri: str, token: int) -> str:
+    return f"{uri}/{token:08d}"
 
 
-def _refuse_after_later_attempt(storage: Storage, uri: str, epoch: int, attempt: int) -> str:
-    """Returns the token of that epoch's holder. An epoch's attempt is never below that of the epochs before it."""
-    holder = json.loads(storage.get_bytes(_object(uri, epoch)) or b"{}")
+def _refuse_after_later_attempt(storage: Storage, uri: str, token: int, attempt: int) -> str:
+    """Returns the nonce of the token's holder. The attempts of holders never decrease from one token to the next."""
+    holder = json.loads(storage.get_bytes(_object(uri, token)) or b"{}")
     if holder.get("attempt", 0) > attempt:
-        raise Superseded(f"attempt {holder['attempt']} has begun (pod {holder.get('pod')}): attempt {attempt} is late")
+        raise Superseded(
+            f"attempt {holder['attempt']} has begun (pod {holder.get('pod')}): attempt {attempt} is superseded"
+        )
     return str(holder.get("token", ""))

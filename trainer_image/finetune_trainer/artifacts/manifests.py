@@ -1,11 +1,11 @@
-"""Manifests over storage: how a folder becomes something complete, and how it is known to be.
+"""Manifests in storage: how a folder becomes complete, and how a reader knows that it is.
 
-Files first, manifest last: a prefix without a manifest is nothing, whatever lies there. Nothing here knows what the
-files mean.
+Files first, manifest last: a prefix without a manifest does not count, whatever lies there. Nothing here knows what
+the files mean.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -18,25 +18,22 @@ Problem = str
 
 
 class Damaged(Transient):
-    """What lies there is not what its manifest states. Who can do without it catches this; for others another start may
-    find it mended."""
+    """What is stored is not what its manifest states. A caller that can do without it catches this; for the others, a
+    later start may find it repaired."""
 
     def __init__(self, uri: str, problems: list[Problem]) -> None:
         super().__init__(f"{uri}: {'; '.join(problems)}", reason="DamagedInStorage")
         self.problems = problems
 
 
-def build(folder: Path, kind: Kind, *, also: Iterable[FileEntry] = (), **meta: Any) -> Manifest:
-    """Hashes every file below the folder once. `also`: entries that other nodes hashed and uploaded."""
-    return Manifest(kind=kind, files=tuple(sorted({*entries(folder), *also}, key=lambda file: file.path)), **meta)
-
-
-def entries(folder: Path) -> tuple[FileEntry, ...]:
-    return tuple(
-        entry(folder, path.relative_to(folder).as_posix())
-        for path in sorted(folder.rglob("*"))
+def build(folder: Path, kind: Kind, **meta: Any) -> Manifest:
+    """Hashes every file below the folder once."""
+    paths = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
         if path.is_file() and path != folder / MANIFEST_NAME
     )
+    return Manifest(kind=kind, files=tuple(entry(folder, path) for path in paths), **meta)
 
 
 def entry(folder: Path, path: str) -> FileEntry:
@@ -61,10 +58,10 @@ def commit(
     """Uploads a folder, then its manifest; returns the manifest and its digest once both were read back.
 
     Args:
-        scratch: with it every file is downloaded again and hashed, as the final artefact's promise asks. Without, each
-            upload's checksum was verified by the server as it came in, and the sizes are compared: enough for what is
-            hashed again whenever it is read and has a predecessor to fall back on, as a checkpoint has.
-        before_manifest: the last word, such as the fence; raises to commit nothing.
+        scratch: if given, every file is downloaded again and hashed, as the final artifact's promise demands. Without
+            it, the server verified each upload's checksum on arrival, and the sizes are compared: enough for what is
+            hashed again on every read and has a predecessor to fall back on, as a checkpoint does.
+        before_manifest: has the last word, such as the fence; raises to commit nothing.
     """
     manifest = build(folder, kind, **meta)
     for entry in manifest.files:
@@ -82,7 +79,9 @@ def seal(
 ) -> str:
     """Commits uploaded files by their manifest; returns its digest."""
     if problems := _stored_problems(storage, manifest, uri):
-        raise Transient(f"{uri} was uploaded and does not read back: {'; '.join(problems)}", reason="UploadNotVerified")
+        raise Transient(
+            f"{uri} was uploaded but does not read back as written: {'; '.join(problems)}", reason="UploadNotVerified"
+        )
     if scratch is not None:
         for entry in manifest.files:
             _check_download(storage, entry, uri, scratch)
@@ -99,13 +98,13 @@ def _check_download(storage: Storage, entry: FileEntry, uri: str, scratch: Path)
     storage.download(f"{uri}/{entry.path}", target)
     try:
         if sha256(target) != entry.sha256:
-            raise Transient(f"{uri}/{entry.path} reads back with another SHA-256", reason="UploadNotVerified")
+            raise Transient(f"{uri}/{entry.path} reads back with a different SHA-256", reason="UploadNotVerified")
     finally:
         target.unlink(missing_ok=True)
 
 
 def load(storage: Storage, uri: str, *, field: str = FIELD_OUTPUT) -> Manifest | None:
-    """The manifest as it stands, None when there is none.
+    """The manifest, unchecked; None when there is none.
 
     Raises:
         Damaged: there is one, and it cannot be read.
@@ -120,12 +119,12 @@ def _parse(data: bytes, uri: str) -> Manifest:
     except ValueError as error:
         raise Damaged(uri, [f"{MANIFEST_NAME} cannot be read ({type(error).__name__})"]) from error
     if unsafe := [entry.path for entry in manifest.files if not _is_safe(entry.path)]:
-        raise Damaged(uri, [f"{MANIFEST_NAME} names paths outside: {', '.join(unsafe)}"])
+        raise Damaged(uri, [f"{MANIFEST_NAME} names paths outside the folder: {', '.join(unsafe)}"])
     return manifest
 
 
 def load_valid(storage: Storage, uri: str, *, field: str = FIELD_OUTPUT) -> Manifest | None:
-    """The manifest when every file of it is there with its size, else None. Digests are checked by `fetch`."""
+    """The manifest when every file is there with its size, else None. Digests are checked by `fetch`."""
     try:
         manifest = load(storage, uri, field=field)
     except Damaged:
@@ -137,7 +136,7 @@ def fetch(storage: Storage, uri: str, into: Path, *, field: str = FIELD_OUTPUT) 
     """Downloads what the manifest lists, and nothing else, checking every SHA-256.
 
     Raises:
-        Damaged: no manifest, or a file that is not as stated; says which.
+        Damaged: there is no manifest, or files differ from it; names them.
     """
     data = storage.get_bytes(f"{uri}/{MANIFEST_NAME}", field=field)
     if data is None:
@@ -154,7 +153,7 @@ def fetch(storage: Storage, uri: str, into: Path, *, field: str = FIELD_OUTPUT) 
 
 
 def verify_local(folder: Path, manifest: Manifest | None = None) -> list[Problem]:
-    """What is wrong with a folder on disk by its manifest (its own, unless given). Empty: it is valid."""
+    """What is wrong with a folder on disk according to a manifest (its own, unless given). Empty: it is valid."""
     if manifest is None:
         try:
             manifest = Manifest.parse((folder / MANIFEST_NAME).read_bytes())
@@ -170,7 +169,7 @@ def _local_problem(folder: Path, entry: FileEntry) -> Problem | None:
     if path.stat().st_size != entry.size:
         return f"{entry.path} has {path.stat().st_size} bytes, not {entry.size}"
     if sha256(path) != entry.sha256:
-        return f"{entry.path} has another SHA-256"
+        return f"{entry.path} has a different SHA-256"
     return None
 
 

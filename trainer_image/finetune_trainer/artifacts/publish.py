@@ -1,6 +1,6 @@
-"""The result: files first, manifest last, everything read back, and only then is it the newest.
+"""Publishes the result: files first, manifest last, everything read back, and only then is it the newest.
 
-Knows where a result lies and what its manifest says; not what trained it.
+Knows where a result is stored and what its manifest says, not what trained it.
 """
 
 import json
@@ -21,7 +21,7 @@ from finetune_trainer.errors import Transient
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves: a folder, and what is to be said about it."""
+    """What a run produces: a folder, and what its manifest says about it."""
 
     folder: Path
     kind: Literal["adapter", "model"]
@@ -33,7 +33,7 @@ class Result:
 def publish(storage: Storage, job: JobFile, result: Result, fence: Fence, scratch: Path) -> ArtifactResult:
     """Uploads, reads back by SHA-256, commits, points `latest.json` at it.
 
-    The fence is asked before each file too: a start that was overtaken must not write into its successor's result.
+    The fence is checked before each file too: a superseded start must not write into its successor's result.
     """
     uri = layout.artifact_uri(job.spec.output.uri, job.identity)
     manifest = manifests.build(
@@ -42,7 +42,7 @@ def publish(storage: Storage, job: JobFile, result: Result, fence: Fence, scratc
         uid=job.identity.uid,
         run=job.identity.run,
         attempt=job.attempt.number,
-        epoch=fence.epoch,
+        fencing_token=fence.token,
         step=result.step,
         provenance={**_identity(job), **result.provenance},
         metrics=dict(result.metrics),
@@ -63,9 +63,9 @@ def _point_latest(storage: Storage, job: JobFile, artifact: ArtifactResult) -> N
 
 
 def published(storage: Storage, job: JobFile) -> tuple[Manifest, ArtifactResult] | None:
-    """The result of this run when it is there already: its start ended between publishing and exit.
+    """The result of this run when it exists already: a start ended between publishing and exit.
 
-    Looks at sizes only, so that every rank, asked at the same time, answers the same at little cost."""
+    Compares sizes only: all ranks look at the same time, and have to agree at little cost."""
     uri = layout.artifact_uri(job.spec.output.uri, job.identity)
     manifest = manifests.load_valid(storage, uri)
     data = storage.get_bytes(f"{uri}/{MANIFEST_NAME}")
@@ -75,13 +75,13 @@ def published(storage: Storage, job: JobFile) -> tuple[Manifest, ArtifactResult]
 def confirm(
     storage: Storage, job: JobFile, artifact: ArtifactResult, scratch: Path, *, before_removal: Callable[[], None]
 ) -> None:
-    """Checks every SHA-256 of a result found published. A damaged one is taken back: the next attempt renews it."""
+    """Checks every SHA-256 of a published result. A damaged one is withdrawn: the next attempt publishes it again."""
     try:
         manifests.fetch(storage, artifact.uri, scratch)
     except manifests.Damaged as error:
         before_removal()
         storage.delete(f"{artifact.uri}/{MANIFEST_NAME}")
-        message = f"the published result is damaged and was taken back; the next attempt publishes it anew: {error}"
+        message = f"the published result is damaged and was withdrawn; the next attempt publishes it again: {error}"
         raise Transient(message, reason="ArtifactDamaged") from error
     _point_latest(storage, job, artifact)
 

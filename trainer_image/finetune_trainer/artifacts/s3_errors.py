@@ -1,4 +1,4 @@
-"""Who is to blame when object storage fails: the job, by its field and with the cure, or nobody for good."""
+"""Maps errors of the S3 client to ours: the job's fault, with field and cure, or a transient failure."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,18 +23,18 @@ FIELD_REGION = "spec.storage.region"
 
 _WRONG_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
 _WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
-_PASSING = {"RequestTimeTooSkewed", "BadDigest", "RequestTimeout", "SlowDown", "ConditionalRequestConflict"}
+_TRANSIENT = {"RequestTimeTooSkewed", "BadDigest", "RequestTimeout", "SlowDown", "ConditionalRequestConflict"}
 
 
 @dataclass(frozen=True)
-class Blame:
+class S3ErrorMapper:
     endpoint: str | None
     """None: AWS."""
     secret_name: str | None
 
     @contextmanager
-    def errors(self, uri: str, field: str) -> Iterator[None]:
-        """Of the client, raised as ours. Those that may pass by themselves become Transient."""
+    def mapped(self, uri: str, field: str) -> Iterator[None]:
+        """Raises errors of the client as ours. Those that may pass by themselves become Transient."""
         try:
             yield
         except TrainerError:
@@ -42,14 +42,14 @@ class Blame:
         except S3UploadFailedError as error:
             cause = error.__context__
             raise (
-                self._verdict(cause, uri, field) if isinstance(cause, Exception) else self._passing(error, uri)
+                self._map(cause, uri, field) if isinstance(cause, Exception) else self._transient(error, uri)
             ) from error
         except (ClientError, BotoCoreError, ConnectionError, TimeoutError) as error:
-            raise self._verdict(error, uri, field) from error
+            raise self._map(error, uri, field) from error
 
-    def _verdict(self, error: Exception, uri: str, field: str) -> TrainerError:
+    def _map(self, error: Exception, uri: str, field: str) -> TrainerError:
         if isinstance(error, ClientError):
-            return self._answer(error, uri, field)
+            return self._from_response(error, uri, field)
         if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
             return ConfigurationError(
                 f"no S3 keys: {error}. Name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -59,24 +59,24 @@ class Blame:
             )
         if isinstance(error, SSLError):
             return ConfigurationError(
-                f"{self._where} does not prove who it is: {error}. Put the authority's certificate as ca.crt into the "
-                f"Secret of {FIELD_SECRET}",
+                f"{self._where} has a certificate that cannot be verified: {error}. Put the CA's certificate as ca.crt "
+                f"into the Secret of {FIELD_SECRET}",
                 field=FIELD_ENDPOINT,
                 reason="StorageCertificateRefused",
             )
         if isinstance(error, ParamValidationError):
             return ConfigurationError(f"{uri}: {error}", field=field)
-        return self._passing(error, uri)
+        return self._transient(error, uri)
 
-    def _answer(self, error: ClientError, uri: str, field: str) -> TrainerError:
-        """What the server's refusal means for the person who wrote the job."""
+    def _from_response(self, error: ClientError, uri: str, field: str) -> TrainerError:
+        """What the server's response means for the author of the job."""
         code, status = code_of(error), status_of(error)
         bucket = uri.removeprefix("s3://").split("/", 1)[0]
-        if code in _PASSING or status >= 500 or status in {408, 429}:
-            return self._passing(error, uri)
+        if code in _TRANSIENT or status >= 500 or status in {408, 429}:
+            return self._transient(error, uri)
         if code in _WRONG_KEYS:
             return ConfigurationError(
-                f"{self._where} refuses the keys{self._of_secret} ({code}). Put the right AWS_ACCESS_KEY_ID and "
+                f"{self._where} rejects the keys{self._of_secret} ({code}). Put a valid AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY there",
                 field=FIELD_SECRET,
                 reason="StorageKeysRefused",
@@ -89,21 +89,23 @@ class Blame:
             )
         if code == "NoSuchBucket" or (status == 404 and uri == f"s3://{bucket}"):
             return ConfigurationError(
-                f"bucket {bucket!r} is not there. Create it, or name another", field=field, reason="BucketNotFound"
+                f"bucket {bucket!r} does not exist. Create it, or name another", field=field, reason="BucketNotFound"
             )
         if status == 404:
-            return ConfigurationError(f"{uri} is not there. Check the path", field=field, reason="SourceNotFound")
+            return ConfigurationError(f"{uri} does not exist. Check the path", field=field, reason="SourceNotFound")
         if status == 403:
             return ConfigurationError(
-                f"access to {uri} is denied ({code}): bucket {bucket!r} is not there, or the keys{self._of_secret} "
-                f"({FIELD_SECRET}) may not use it. Create the bucket, or grant them read, write, list and delete",
+                f"access to {uri} is denied ({code}): bucket {bucket!r} does not exist, or the keys{self._of_secret} "
+                f"({FIELD_SECRET}) have no permission. Create the bucket, or grant them read, write, list and delete",
                 field=field,
                 reason="StorageAccessDenied",
             )
-        return ConfigurationError(f"{self._where} refuses {uri}: {error}", field=field, reason="StorageRefused")
+        return ConfigurationError(
+            f"{self._where} rejects the request for {uri}: {error}", field=field, reason="StorageRefused"
+        )
 
-    def _passing(self, error: Exception, uri: str) -> Transient:
-        return Transient(f"{self._where} ({FIELD_ENDPOINT}) cannot be used for {uri} at present: {error}")
+    def _transient(self, error: Exception, uri: str) -> Transient:
+        return Transient(f"{self._where} ({FIELD_ENDPOINT}) is unavailable for {uri}: {error}")
 
     @property
     def _where(self) -> str:

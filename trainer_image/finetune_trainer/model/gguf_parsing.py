@@ -1,7 +1,7 @@
 """Parses a .gguf file once for configuration, tokenizer and weights.
 
-transformers 5.23 reads the file anew for each of them, and makes gguf's table of tensor names anew for each module of
-the model: for SmolLM2-135M half of the time that it takes to load.
+transformers 5.23 reads the file again for each of them, and rebuilds gguf's table of tensor names for each module of
+the model: half of the loading time of SmolLM2-135M.
 """
 
 import functools
@@ -13,7 +13,7 @@ from finetune_trainer.model.source import ModelFiles
 
 @contextmanager
 def parsed_once(files: ModelFiles) -> Iterator[None]:
-    """What is loaded from these files within shares one parse of them; its memory is free afterwards."""
+    """Whatever is loaded from these files inside this context shares one parse; its memory is freed afterwards."""
     if files.gguf is None:
         yield
         return

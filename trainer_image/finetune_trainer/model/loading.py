@@ -1,4 +1,4 @@
-"""Loads the model to train, in the precision and with the attention that were chosen."""
+"""Loads the model to train, in the precision and with the attention that the settings chose."""
 
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,11 @@ def load_model(
     quantization: Quantization | None,
     scratch: Path,
 ) -> Any:
-    """The causal language model, on this process's device where that is where it is loaded (quantised), else on the
-    CPU.
+    """The causal language model: on this process's device when it is quantised, else on the CPU.
 
     Args:
-        quantization: None for weights as they are.
-        scratch: takes a .gguf model in the transformers format when it is quantised anew.
+        quantization: None for weights as they are stored.
+        scratch: where a .gguf model is written in the transformers format before it is quantised again.
 
     Raises:
         ConfigurationError: the weights cannot be loaded.
@@ -71,12 +70,12 @@ def load_weights(files: ModelFiles, dtype: Any, **arguments: Any) -> Any:
     with parsed_once(files):
         model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype=dtype, **arguments)
     if files.gguf:
-        _forget_gguf(model)
+        _clear_quantizer(model)
     return model
 
 
 def decoder_layers(model: Any) -> list[Any]:
-    """The layers of the decoder, first to last, by whatever name the model keeps them."""
+    """The layers of the decoder, first to last, whatever the model calls them."""
     from torch.nn import ModuleList
 
     lists = [list(child) for child in model.get_decoder().children() if isinstance(child, ModuleList)]
@@ -84,11 +83,11 @@ def decoder_layers(model: Any) -> list[Any]:
 
 
 def compile_layers(model: Any) -> None:
-    """torch.compile of the decoder layer by layer: all have the same code, so one of them is compiled, in half a
-    minute; the decoder as a whole takes many. Shapes are dynamic, as each batch has its own width.
+    """torch.compile of the decoder, layer by layer: they share their code, so only one is compiled, in half a minute;
+    the decoder as a whole takes many. Shapes are dynamic, since each batch has its own width.
 
-    Where the first layer's input needs no gradient (frozen embeddings) it would be compiled for itself, for little
-    gain: it stays as it is.
+    Where the first layer's input needs no gradient (frozen embeddings), that layer would be compiled separately for
+    little gain: it is left uncompiled.
     """
     layers = decoder_layers(model)
     trains_embeddings = any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters())
@@ -120,7 +119,7 @@ def _bitsandbytes(quantization: Quantization, settings: Settings) -> Any:
 
 
 def _without_gguf(files: ModelFiles, folder: Path) -> ModelFiles:
-    """A .gguf brings its own quantisation, which excludes another one: unpack it to a folder first."""
+    """A .gguf brings its own quantisation, which rules out another: unpack it to a folder first."""
     import torch
 
     load_weights(files, torch.bfloat16).save_pretrained(folder)
@@ -134,20 +133,19 @@ def _plain_gguf() -> Any:
     return GgufConfig(dequantize=True)
 
 
-def _forget_gguf(model: Any) -> None:
-    """The weights are plain by now, but a model that remembers its GGUF quantiser refuses to be saved and trained."""
+def _clear_quantizer(model: Any) -> None:
+    """The weights are plain by now, but a model that remembers its GGUF quantiser refuses to be saved or trained."""
     model.hf_quantizer = None
     model.is_quantized = False
-    for name in ("quantization_method",):
-        if hasattr(model, name):
-            delattr(model, name)
+    if hasattr(model, "quantization_method"):
+        del model.quantization_method
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
 
 
 def _keep_cpu_layout(model: Any) -> None:
     """bitsandbytes repacks 4-bit weights for AVX512-BF16 at the first forward pass in eval mode, and trains wrongly on
-    them afterwards: an evaluation in mid-training would corrupt what follows."""
+    them afterwards: an evaluation during training would corrupt what follows."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -2,7 +2,7 @@
 
 peft computes `base(x) + B(A(x)) · scale` as separate operations: product, scaling and sum each write an activation as
 wide as the layer, and autograd writes them again on the way back. Here scaling and sum happen within the matmul. The
-numbers are peft's but for rounding; peft still owns the weights, saves and loads them.
+numbers equal peft's up to rounding; peft still owns the weights, saves and loads them.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from torch.nn import functional
 def fuse(model: Any) -> int:
     """Gives each LoRA layer that can take it the fused forward pass, in place.
 
-    Not those over quantised weights, which are no matrix to multiply with, nor those with dropout.
+    Not those over quantised weights, which are not plain matrices, nor those with dropout.
 
     Returns:
         How many layers took it.
@@ -32,7 +32,7 @@ def _is_plain(layer: Linear) -> bool:
 
 
 class FusedLinear(Linear):  # type: ignore[misc]  # peft has no types
-    """peft's layer over a plain linear one, with a forward pass of its own while one adapter is in use."""
+    """peft's layer over a plain linear one, with its own forward pass while exactly one adapter is active."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """x: [..., in features]; returns [..., out features]."""

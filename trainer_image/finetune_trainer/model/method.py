@@ -14,14 +14,14 @@ class Trainable:
     trained: int
     """Parameters that learn."""
     total: int
-    """Parameters of the model, adapters included; 4-bit weights count as what they stand for."""
+    """Parameters of the model, adapters included; 4-bit weights count individually, not by the bytes that hold them."""
 
     def __str__(self) -> str:
         return f"{self.trained:,} of {self.total:,} parameters ({100 * self.trained / self.total:.2f} %)"
 
 
 def apply_method(model: Any, job: JobFile, settings: Settings) -> tuple[Any, Trainable]:
-    """Marks what is trained; with LoRA the returned model is peft's, around the given one."""
+    """Marks what is trained; with LoRA the returned model is peft's wrapper around the given one."""
     method = job.spec.method
     if method.lora is not None:
         model = _with_adapters(model, method.lora, job, settings)
@@ -36,7 +36,7 @@ def _with_adapters(model: Any, lora: Lora, job: JobFile, settings: Settings) -> 
     """peft's LoRA (arXiv:2106.09685).
 
     Not `prepare_model_for_kbit_training`: it casts every weight that is not quantised to fp32, which costs a fifth of
-    memory and speed and gains nothing. What it does that is needed stands here: frozen base weights (LoraConfig does
+    memory and speed and gains nothing. The parts of it that are needed are here: frozen base weights (LoraConfig does
     that), and inputs that carry gradients through reentrant checkpointing.
     """
     import peft
@@ -66,7 +66,7 @@ def _with_adapters(model: Any, lora: Lora, job: JobFile, settings: Settings) -> 
 
 
 def _adapters_to(model: Any, settings: Settings) -> None:
-    """Adapters in the precision of the weights beside them: no cast in any layer. The optimizer has fp32 masters."""
+    """Adapters in the precision of the weights next to them: no cast in any layer. The optimizer has fp32 masters."""
     import torch
 
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32

@@ -10,8 +10,8 @@ class AdamWithMasters(torch.optim.Optimizer):
     """AdamW (arXiv:1711.05101) on fp32 copies of low-precision parameters.
 
     bf16 has 8 bits of mantissa: an update below 1/256 of a weight would be lost in it. The step is taken on the
-    masters, the parameters get them rounded. `state_dict` holds the masters, so that a resumed run goes on from the
-    very numbers.
+    masters, the parameters get them rounded. `state_dict` holds the masters, so that a resumed run continues from
+    exactly the same numbers.
     """
 
     def __init__(

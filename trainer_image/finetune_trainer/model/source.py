@@ -1,6 +1,6 @@
-"""Where the model comes from: a folder in the transformers format, or one .gguf file, on local disk.
+"""Fetches the model to local disk: a folder in the transformers format, or one .gguf file.
 
-`fetch` brings all of it (training), `fetch_head` what describes it without the weights (preparation).
+`fetch` brings all of it (training), `fetch_without_weights` only what describes it (preparation).
 """
 
 import json
@@ -38,17 +38,17 @@ class ModelFiles:
 
 
 def fetch(model: Model, storage: Storage, into: Path) -> ModelFiles:
-    """The whole model. `into` takes what has to be downloaded; pvc:// and file:// are used where they lie."""
+    """The whole model. Downloads go to `into`; pvc:// and file:// are used in place."""
     if model.source.startswith("hf://"):
         return _checked(model, _from_hub(model, into, patterns=[*_WANTED_FROM_HUB, "*.safetensors", "*.bin"]))
     return _checked(model, storage.fetch(model.source, into, field=FIELD))
 
 
-def fetch_head(model: Model, storage: Storage, into: Path) -> ModelFiles:
-    """Configuration, tokenizer and code. A .gguf file holds these and the weights, so it comes as a whole.
+def fetch_without_weights(model: Model, storage: Storage, into: Path) -> ModelFiles:
+    """Configuration, tokenizer and code. A .gguf file holds these and the weights, so all of it is fetched.
 
     Raises:
-        ConfigurationError: the model is not there, has no weights, or needs code that the job does not allow.
+        ConfigurationError: the model does not exist, has no weights, or needs code that the job does not allow.
     """
     if model.source.startswith("hf://"):
         return _checked(model, _from_hub(model, into, patterns=_WANTED_FROM_HUB))
@@ -59,7 +59,7 @@ def fetch_head(model: Model, storage: Storage, into: Path) -> ModelFiles:
         return files
     objects = storage.list(model.source, field=FIELD)
     if not objects:
-        raise ConfigurationError(f"{model.source} is not there: no object has this prefix", field=FIELD)
+        raise ConfigurationError(f"{model.source} does not exist: no object has this prefix", field=FIELD)
     _require_weights(model.source, [item.path for item in objects])
     into.mkdir(parents=True, exist_ok=True)
     for item in objects:
@@ -82,12 +82,12 @@ def _require_weights(source: str, names: list[str]) -> None:
 def _checked(model: Model, path: Path) -> ModelFiles:
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ConfigurationError(f"{model.source} is a file; name a folder, or a .gguf file", field=FIELD)
+            raise ConfigurationError(f"{model.source} is a file; name a folder or a .gguf file", field=FIELD)
         return ModelFiles(path.parent, path.name, model.trust_remote_code)
     config_file = path / "config.json"
     if not config_file.is_file():
         raise ConfigurationError(
-            f"{model.source} has no config.json: not a model in the transformers format", field=FIELD
+            f"{model.source} has no config.json, so it is not a model in the transformers format", field=FIELD
         )
     try:
         config = json.loads(config_file.read_bytes())
@@ -97,13 +97,13 @@ def _checked(model: Model, path: Path) -> ModelFiles:
         code = ", ".join(
             sorted({str(value).split(".")[0].split("--")[-1] + ".py" for value in config["auto_map"].values()})
         )
-        message = f"{model.source} brings its own Python code ({code}); read it, and set this to true to run it"
+        message = f"{model.source} brings its own Python code ({code}); review it, then set this to true to run it"
         raise ConfigurationError(message, field=FIELD_CODE, reason="RemoteCodeNotAllowed")
     return ModelFiles(path, None, model.trust_remote_code)
 
 
 def needs_remote_code(config: dict[str, Any]) -> bool:
-    """True when transformers itself does not know the architecture, so that only the model's own code can load it."""
+    """True when transformers does not know the architecture, so that only the model's own code can load it."""
     from transformers import CONFIG_MAPPING
 
     return bool(config.get("auto_map")) and config.get("model_type") not in CONFIG_MAPPING
@@ -114,11 +114,11 @@ def _from_hub(model: Model, into: Path, patterns: list[str]) -> Path:
 
     name, _, pinned = model.source.removeprefix("hf://").partition("@")
     revision = model.revision or pinned or None
-    download = _blaming(model.source, snapshot_download)
+    download = _with_our_errors(model.source, snapshot_download)
     return Path(download(name, revision=revision, local_dir=str(into), allow_patterns=patterns))
 
 
-def _blaming(source: str, download: Callable[..., str]) -> Callable[..., str]:
+def _with_our_errors(source: str, download: Callable[..., str]) -> Callable[..., str]:
     import httpx
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -133,14 +133,16 @@ def _blaming(source: str, download: Callable[..., str]) -> Callable[..., str]:
             return download(*args, **kwargs)
         except GatedRepoError:
             raise ConfigurationError(
-                f"{source} is gated: accept its terms, and give the pod a token", field=FIELD
+                f"{source} is gated: accept its terms on the hub, and give the pod a token", field=FIELD
             ) from None
         except RevisionNotFoundError:
             message = f"{source} has no revision {kwargs['revision']!r}"
             raise ConfigurationError(message, field="spec.model.revision") from None
         except RepositoryNotFoundError:
-            raise ConfigurationError(f"{source} is not on the hub (or private)", field=FIELD) from None
+            raise ConfigurationError(
+                f"{source} is not on the hub, or is private: check the name, or give the pod a token", field=FIELD
+            ) from None
         except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-            raise Transient(f"{source} cannot be downloaded at present: {error}", reason="DownloadFailed") from error
+            raise Transient(f"{source} cannot be downloaded: {error}", reason="DownloadFailed") from error
 
     return call

@@ -1,7 +1,7 @@
 """How a process of the trainer ended, as a record: every error gets its exit code, reason and message here.
 
-A rank leaves its record as a file for the supervisor of its node, which leaves one for the kubelet. Imports neither
-torch nor boto3: the supervisor needs this and starts at once.
+A rank writes its record to a file for the supervisor of its node, which writes one for the kubelet. Imports neither
+torch nor boto3: the supervisor needs this and has to start at once.
 """
 
 import errno
@@ -20,7 +20,7 @@ Role = Literal["prepare", "train"]
 ENV_OUTCOME_DIR = "FINETUNE_OUTCOME_DIR"
 """Set by the supervisor for its ranks."""
 EXIT_BUG = 1
-"""No code of the contract: the operator then looks at the pod instead."""
+"""No code of the contract: the operator looks at the pod instead."""
 
 
 def success(role: Role, message: str, **results: Any) -> TerminationRecord:
@@ -47,7 +47,7 @@ def _verdict(error: BaseException) -> tuple[int, str, str]:
     if kind in {"DistNetworkError", "DistStoreError"}:
         return ExitCode.TRANSIENT, "PeersUnreachable", f"the other ranks could not be reached: {text}"
     if kind == "DistBackendError" or "gloo" in text:
-        return EXIT_BUG, "CollectiveFailed", f"another rank went away: {text}"
+        return EXIT_BUG, "CollectiveFailed", f"another rank is gone: {text}"
     return EXIT_BUG, "InternalError", f"{kind}: {text}"
 
 
@@ -64,7 +64,7 @@ def node_rank() -> int:
 
 # --- files -----------------------------------------------------------------------------------------------------------
 def write_atomically(path: Path, data: bytes) -> None:
-    """A reader finds the former content or this, never half of it."""
+    """A reader finds the previous content or this, never half of it."""
     draft = path.with_name(path.name + ".draft")
     draft.write_bytes(data)
     draft.replace(path)
@@ -75,12 +75,12 @@ def rank_file(folder: Path, local_rank: int) -> Path:
 
 
 def progress_file(folder: Path) -> Path:
-    """Kept up to date by rank 0, so that even a rank that the kernel kills leaves behind how far it was."""
+    """Kept up to date by rank 0, so that even a rank that the kernel kills leaves behind how far it got."""
     return folder / "progress.json"
 
 
-def leave(record: TerminationRecord) -> None:
-    """Where a supervisor looks for it; without one (`rank` started by hand) nowhere."""
+def write_rank_record(record: TerminationRecord) -> None:
+    """Where the supervisor looks for it; without one (`rank` started by hand) nowhere."""
     if folder := os.environ.get(ENV_OUTCOME_DIR):
         path = rank_file(Path(folder), int(os.environ.get("LOCAL_RANK", "0")))
         write_atomically(path, record.model_dump_json(by_alias=True).encode())
@@ -98,10 +98,10 @@ def read_progress(folder: Path) -> ProgressRecord | None:
         return None
 
 
-def tell_kubelet(record: TerminationRecord) -> None:
+def write_termination_message(record: TerminationRecord) -> None:
     """The termination message. A mounted file cannot be replaced, so it is written in place."""
     path = Path(os.environ.get(names.ENV_TERMINATION_LOG, names.TERMINATION_LOG))
     try:
         path.write_bytes(record.render())
     except OSError as error:
-        print(f"the termination record could not be left at {path}: {error}", flush=True)
+        print(f"the termination record cannot be written to {path}: {error}", flush=True)

@@ -1,7 +1,7 @@
-"""SIGTERM: finish the step on all ranks, save, and end with 85 once the save is verified.
+"""SIGTERM: finish the step on all ranks, save, and exit with 85 once the save is verified.
 
-What a request means depends on what is going on: before training nothing is lost, so the start ends at once; while
-training the ranks agree at the end of a step; what has only to be written or published is finished.
+What a request means depends on what the start is doing: before training nothing is lost, so it ends at once; during
+training the ranks agree at the end of a step; what only has to be written or published is finished.
 """
 
 import signal
@@ -11,27 +11,27 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from finetune_contract.progress import Stage
+from finetune_contract.progress import Activity
 from finetune_trainer.errors import StoppedAfterSave
 from finetune_trainer.rank.collectives import Ranks
 
-_ENDS_AT_ONCE: frozenset[Stage] = frozenset({"starting", "downloading", "loading", "evaluating"})
+_ENDS_AT_ONCE: frozenset[Activity] = frozenset({"starting", "downloading", "loading", "evaluating"})
 
 
 class StopRequest:
-    """Whether somebody asked this process to stop. The only owner of its SIGTERM handler."""
+    """Whether this process was asked to stop. The only owner of its SIGTERM handler."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._stage: Stage = "starting"
+        self._activity: Activity = "starting"
 
     def listen(self) -> None:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
-    def enter(self, stage: Stage) -> None:
-        """Says what is going on; ends the start here when it was asked to meanwhile."""
-        self._stage = stage
+    def enter(self, activity: Activity) -> None:
+        """Says what the start does from now on; ends it here if it was asked to stop in the meantime."""
+        self._activity = activity
         self._end_if_nothing_is_lost()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -41,8 +41,8 @@ class StopRequest:
         self._end_if_nothing_is_lost()
 
     def _end_if_nothing_is_lost(self) -> None:
-        if self.requested and self._stage in _ENDS_AT_ONCE:
-            raise StoppedAfterSave(f"stopped on request while {self._stage}; no step was lost")
+        if self.requested and self._activity in _ENDS_AT_ONCE:
+            raise StoppedAfterSave(f"stopped on request while {self._activity}; no step was lost")
 
 
 class PreemptCallback(TrainerCallback):  # type: ignore[misc]
@@ -53,7 +53,7 @@ class PreemptCallback(TrainerCallback):  # type: ignore[misc]
         self._stopping = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        self._stopping = self._ranks.any_of(self._stop.requested)
+        self._stopping = self._ranks.any_rank(self._stop.requested)
         if self._stopping:
             control.should_save = True
             print(f"asked to stop: saving at step {state.global_step}", flush=True)
@@ -63,5 +63,5 @@ class PreemptCallback(TrainerCallback):  # type: ignore[misc]
         if not self._stopping:
             return
         self._wait()
-        self._ranks.barrier()  # no rank ends before the checkpoint is verified: its 85 would not be true
+        self._ranks.barrier()  # no rank exits before the checkpoint is verified: its 85 would be false
         raise StoppedAfterSave(f"stopped on request at step {state.global_step} of {state.max_steps}; it is saved")

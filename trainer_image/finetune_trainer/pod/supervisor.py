@@ -1,7 +1,7 @@
-"""PID 1 of a training pod: starts the ranks of this node, passes SIGTERM on, and says how they ended.
+"""PID 1 of a training pod: starts the ranks of this node, forwards SIGTERM, and reports how they ended.
 
 torchrun is not used: it turns every exit code into 1 and kills the ranks 30 s after SIGTERM, in the middle of a save.
-Knows processes, signals and records; nothing of training. Must start at once: no torch, no boto3.
+Knows processes, signals and records; nothing about training. Must start at once: no torch, no boto3.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from finetune_trainer.pod import outcome
 
 RANK_COMMAND = (sys.executable, "-m", "finetune_trainer", "rank")
 PATIENCE_SECONDS = 30.0
-"""How long the others may go on once a rank ended without success: time to notice and to leave their own record.
-Ranks that stop on request wait for each other first, so this is no limit for a save."""
+"""How long the others may continue once a rank failed: time to notice, and to write their own record. Ranks that stop
+on request wait for each other first, so this does not limit a save."""
 
 _DECISIVE = (
     # From cause to consequence: a rank out of memory leaves the others with a broken collective.
@@ -50,7 +50,7 @@ class RankEnd:
 
     @property
     def code(self) -> ExitCode | None:
-        """The contract's code: counts only when the record says the same."""
+        """The contract's code: it counts only when the record says the same."""
         return self.record.code if self.record and self.record.exit_code == self.status else None
 
 
@@ -76,7 +76,7 @@ def supervise(
 
 
 class _Node:
-    """The processes of one node. Signals are waited for, not handled: nothing can come at a bad moment."""
+    """The processes of one node. Signals are waited for, not handled: none can arrive at a bad moment."""
 
     def __init__(self, world: World, node_rank: int, folder: Path, command: Sequence[str]) -> None:
         self._world, self._node_rank, self._folder, self._command = world, node_rank, folder, command
@@ -92,9 +92,9 @@ class _Node:
                 self._command[0],
                 list(self._command),
                 {**env, outcome.ENV_OUTCOME_DIR: str(self._folder)},
-                setsigmask=(),  # what is blocked here must reach a rank
+                setsigmask=(),  # a rank must receive what is blocked here
                 setsigdef=_STOP_SIGNALS,
-                setpgroup=0,  # a group of its own: with it go the workers it started, when it must be killed
+                setpgroup=0,  # its own group: killing it also kills the workers that it started
             )
             self._running[pid] = local_rank
 
@@ -113,7 +113,7 @@ class _Node:
         return [self._ends[rank] for rank in sorted(self._ends)]
 
     def _stop(self) -> None:
-        """The first request is passed on; a second changes nothing, the ranks are saving already."""
+        """The first request is passed on; a second changes nothing, since the ranks are saving already."""
         if self.stop_requested:
             return
         self.stop_requested = True
@@ -124,11 +124,14 @@ class _Node:
     def _kill(self) -> None:
         self._killed = True
         for pid, local_rank in self._running.items():
-            print(f"supervisor: rank {self._rank(local_rank)} did not end after another did; killed", flush=True)
+            print(
+                f"supervisor: rank {self._rank(local_rank)} is still running after another rank ended; killed",
+                flush=True,
+            )
             _send(-pid, signal.SIGKILL)
 
     def _reap(self) -> None:
-        """Collects whatever ended: ranks, and orphans that the kernel handed to PID 1."""
+        """Reaps whatever ended: ranks, and orphans that the kernel gave to PID 1."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -150,11 +153,11 @@ class _Node:
 
 
 def _send(target: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself in the meantime
         os.kill(target, number)
 
 
-# --- what a rank is told ---------------------------------------------------------------------------------------------
+# --- environment of a rank -------------------------------------------------------------------------------------------
 def rank_environment(
     world: World, node_rank: int, local_rank: int, base: Mapping[str, str], cpus: int
 ) -> dict[str, str]:
@@ -174,7 +177,7 @@ def rank_environment(
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """What this container may use: a node has 64 cores, the limit of a pod may be 4."""
+    """What this container may use: a node may have 64 cores and the pod a limit of 4."""
     visible = len(os.sched_getaffinity(0))
     return max(1, min(visible, int(_cgroup_limit(cgroup) or visible)))
 
@@ -231,13 +234,13 @@ def _without_code(ends: Iterable[RankEnd]) -> TerminationRecord:
     end = min(ends, key=lambda end: (end.status >= 0, end.rank))
     if end.status < 0:
         number = -end.status
-        cure = "; the kernel does that when the memory limit is reached: raise spec.resources.memory" * (number == 9)
+        cure = "; the kernel does this when the memory limit is reached: raise spec.resources.memory" * (number == 9)
         message = f"rank {end.rank} was killed by signal {number} ({signal.Signals(number).name}){cure}"
         return _record(128 + number, "RankKilled", message)
     if end.record and end.record.exit_code == end.status:
         return end.record.model_copy(update={"message": f"rank {end.rank}: {end.record.message}"})
     status = end.status or outcome.EXIT_BUG
-    return _record(status, "NoOutcome", f"rank {end.rank} exited with {end.status} and left no record that says why")
+    return _record(status, "NoOutcome", f"rank {end.rank} exited with {end.status} and left no record of the reason")
 
 
 def _record(code: int, reason: str, message: str) -> TerminationRecord:

@@ -1,4 +1,4 @@
-"""What can be told of model and method before a GPU is taken: the model is built without memory and looked at."""
+"""Checks model and method before a GPU is requested: the model is built without memory and inspected."""
 
 import difflib
 from typing import Any
@@ -8,11 +8,11 @@ from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model.source import FIELD, ModelFiles
 
 
-def build_without_weights(files: ModelFiles, source: str) -> Any:
+def build_on_meta_device(files: ModelFiles, source: str) -> Any:
     """The model on the meta device: names, shapes and layers, no memory.
 
     Raises:
-        ConfigurationError: the configuration cannot be loaded, or it is no causal language model.
+        ConfigurationError: the configuration cannot be loaded, or is not that of a causal language model.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -28,7 +28,7 @@ def build_without_weights(files: ModelFiles, source: str) -> Any:
 
 
 def load_tokenizer(files: ModelFiles, source: str) -> Any:
-    """The model's tokenizer. Raises ConfigurationError when there is none, or none that tells character positions."""
+    """The model's tokenizer. Raises ConfigurationError when there is none, or none that reports character offsets."""
     from transformers import AutoTokenizer
 
     try:
@@ -46,14 +46,14 @@ def load_tokenizer(files: ModelFiles, source: str) -> Any:
 
 
 def check_method(job: JobFile, model: Any) -> None:
-    """Raises ConfigurationError for a method that this model or this device cannot be trained with."""
+    """Raises ConfigurationError for a method that does not work with this model or device."""
     method = job.spec.method
     if method.lora is not None:
         _check_targets(method.lora.targets, model)
     if method.type == "freeze" and method.freeze is not None:
         layers = model.config.get_text_config().num_hidden_layers
         if method.freeze.trainable_layers > layers:
-            message = f"{method.freeze.trainable_layers} layers cannot be trained, the model has {layers}"
+            message = f"{method.freeze.trainable_layers} layers cannot be trained: the model has only {layers}"
             raise ConfigurationError(message, field="spec.method.freeze.trainableLayers")
     if method.type in {"full", "freeze"} and getattr(model.config, "quantization_config", None) is not None:
         message = f"{method.type} needs weights that are not quantised; use lora, or the model's unquantised version"
@@ -63,8 +63,8 @@ def check_method(job: JobFile, model: Any) -> None:
         raise ConfigurationError(message, field="spec.training.precision")
 
 
-def adaptable_modules(model: Any) -> list[str]:
-    """Last parts of the names of all linear layers but the head, as LoRA targets name them."""
+def _adaptable_modules(model: Any) -> list[str]:
+    """Last parts of the names of all linear layers except the head, as LoRA targets name them."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -81,15 +81,11 @@ def _check_targets(targets: tuple[str, ...], model: Any) -> None:
     if targets == ("all-linear",):
         return
     names = [name for name, _ in model.named_modules()]
-    known = adaptable_modules(model)
+    known = _adaptable_modules(model)
     for target in targets:
         # peft's own rule: the full name, or its end after a dot.
         if not any(name == target or name.endswith(f".{target}") for name in names):
             similar = difflib.get_close_matches(target, known, n=1)
-            hint = f"; did you mean {similar[0]}?" if similar else ""
-            message = (
-                f"the model has no module {target!r}{hint} It has {', '.join(known)}; all-linear takes all of them"
-            )
-            raise ConfigurationError(
-                message.replace("? It", "? It").replace("' It", "'. It"), field="spec.method.lora.targets"
-            )
+            hint = f"; did you mean {similar[0]}?" if similar else "."
+            message = f"the model has no module {target!r}{hint} Use any of {', '.join(known)}, or all-linear for all"
+            raise ConfigurationError(message, field="spec.method.lora.targets")

@@ -1,42 +1,20 @@
-"""What a row means: alpaca, sharegpt and messages rows become one conversation form.
+"""What a row means: alpaca, sharegpt and messages rows become conversations.
 
-Names and meaning of the columns are LLaMA-Factory's (data/README.md there), so that its data sets work as they are.
+Names and meaning of the columns are LLaMA-Factory's (data/README.md there), so that its data sets work unchanged.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune_trainer.errors import DataError
+from finetune_trainer.objectives.conversations import Conversation, Message, Role
 from finetune_trainer.prepare.readers import Row
 
-Role = Literal["system", "user", "assistant"]
 Format = Literal["alpaca", "sharegpt", "messages"]
 
 
-@dataclass(frozen=True)
-class Message:
-    role: Role
-    content: str
-
-    def as_dict(self) -> dict[str, str]:
-        return {"role": self.role, "content": self.content}
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """At least one question with an answer; the last message is an answer."""
-
-    file: str
-    number: int
-    messages: tuple[Message, ...]
-
-    def error(self, message: str, field: str | None = None) -> DataError:
-        return DataError(message, file=self.file, row=self.number, field=field)
-
-
 def detect_format(row: Row) -> Format:
-    """The format of a data set, told by the columns of its first row.
+    """The format of a data set, detected by the columns of its first row.
 
     Raises:
         DataError: no known columns.
@@ -46,7 +24,7 @@ def detect_format(row: Row) -> Format:
             return name
     known = "instruction (alpaca), conversations (sharegpt) or messages (messages)"
     columns = ", ".join(map(repr, row.values)) or "none"
-    raise DataError(f"no column {known}; the columns are {columns}: rename them", file=row.file, row=row.number)
+    raise DataError(f"no column {known}; the columns are {columns}; rename them", file=row.file, row=row.number)
 
 
 _COLUMN_OF_FORMAT: dict[str, Format] = {"messages": "messages", "conversations": "sharegpt", "instruction": "alpaca"}
@@ -56,7 +34,7 @@ def parse(row: Row, name: Format) -> Conversation:
     """One row as a conversation.
 
     Raises:
-        DataError: a column is missing or of the wrong kind, a role is unknown, or there is nothing to learn.
+        DataError: a column is missing or has the wrong type, a role is unknown, or there is nothing to learn.
     """
     conversation = Conversation(row.file, row.number, tuple(_PARSERS[name](row)))
     _check_order(conversation, _FIELD_OF_FORMAT[name])
@@ -66,10 +44,12 @@ def parse(row: Row, name: Format) -> Conversation:
 def _check_order(conversation: Conversation, field: str) -> None:
     messages = conversation.messages
     if not messages or messages[-1].role != "assistant":
-        raise conversation.error("the last message is not an answer; remove it or add the answer", field)
+        raise conversation.error("the last message is not an answer; remove it, or add the answer", field)
     answers = [message for message in messages if message.role == "assistant"]
     if not any(message.content.strip() for message in answers):
-        raise conversation.error("the answer is empty, there is nothing to learn; fill it or remove the row", field)
+        raise conversation.error(
+            "the answer is empty, so there is nothing to learn; fill it in, or remove the row", field
+        )
 
 
 _FIELD_OF_FORMAT: dict[Format, str] = {"alpaca": "output", "sharegpt": "conversations", "messages": "messages"}

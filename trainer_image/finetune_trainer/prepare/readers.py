@@ -1,6 +1,6 @@
-"""Reads rows from .jsonl, .json, .csv and .parquet, each with the place it stands at.
+"""Reads rows from .jsonl, .json, .csv and .parquet, each with its place in the file.
 
-Knows files and rows, not what a row means (formats.py does). Whatever cannot be read names file and row.
+Knows files and rows, not what a row means (formats.py does). Errors name file and row.
 """
 
 import csv
@@ -16,7 +16,7 @@ from finetune_trainer.errors import ConfigurationError, DataError
 
 @dataclass(frozen=True)
 class Row:
-    """One row as it stands in its file."""
+    """One row as its file has it."""
 
     file: str
     """As the user names it: the source, and the path below it where the source is a folder."""
@@ -33,10 +33,10 @@ class DataFile:
 
 
 def find_files(source: str, local: Path, field: str) -> list[DataFile]:
-    """The data files behind one source: the file itself, or those in a folder, in the order of their names.
+    """The data files behind one source: the file itself, or those in a folder, sorted by name.
 
     Raises:
-        ConfigurationError: none is there, or the suffix is none of ours.
+        ConfigurationError: there is none, or its suffix is not supported.
     """
     if local.is_file():
         if local.suffix.lower() not in _READERS:
@@ -94,7 +94,7 @@ def _read_json(file: DataFile) -> Iterator[Row]:
             f"broken JSON at line {error.lineno}, column {error.colno} ({error.msg})", file=file.name
         ) from None
     if not isinstance(rows, list):
-        cure = "it must be a list of objects; one object a line belongs into a .jsonl file"
+        cure = "it must be a list of objects; put one object per line into a .jsonl file"
         raise DataError(
             f"the file holds {'an object' if isinstance(rows, dict) else _kind(rows)}; {cure}", file=file.name
         )

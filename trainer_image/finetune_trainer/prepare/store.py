@@ -1,4 +1,4 @@
-"""The prepared folder: what a preparation leaves and a training reads.
+"""The prepared folder: what a preparation writes and a training reads.
 
 train.safetensors        ids int32 [tokens], supervised uint8 [tokens], offsets int64 [rows + 1]
 evaluation.safetensors   the same for the held-out rows
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from finetune_trainer.objectives.sft.rows import TokenRow
+from finetune_trainer.objectives.objective import TokenRow
 
 FORMAT_VERSION = 1
-"""Raised when the same inputs would be prepared otherwise: part of the digest."""
+"""Incremented when the same inputs would be prepared differently: part of the digest."""
 
 
 @dataclass(frozen=True)

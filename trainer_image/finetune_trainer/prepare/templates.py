@@ -1,7 +1,7 @@
 """The named chat templates, and the choice among them.
 
-A template is jinja as in transformers' `apply_chat_template`; what stands in `{% generation %}` is the answer with the
-token that ends the turn. The model's own (`auto`) is nearly always the right one: Qwen scored 26 % with a foreign
+A template is jinja as in transformers' `apply_chat_template`; `{% generation %}` encloses the answer with the token
+that ends the turn. The model's own template (`auto`) is nearly always the right one: Qwen scored 26 % with another
 template and 57 % with its own (hiyouga/LLaMA-Factory#2509).
 """
 
@@ -40,23 +40,23 @@ TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "alpaca": ALPACA, "default": DE
 
 
 def choose_template(tokenizer: Any, name: str) -> str:
-    """Text of the template that a job asks for.
+    """The text of the template that a job asks for.
 
     Raises:
-        ConfigurationError: unknown name, `auto` and the model has none, or the template's own tokens are not in the
-            model's vocabulary (the table of embeddings is never resized).
+        ConfigurationError: unknown name, `auto` for a model without a template, or the template's own tokens are not in
+            the model's vocabulary (embeddings are never resized).
     """
     field = "spec.dataset.template"
     names = ", ".join(["auto", *TEMPLATES])
     if name == "auto":
         return _own_template(tokenizer, field)
     if name not in TEMPLATES:
-        raise ConfigurationError(f"unknown template {name!r}; known are {names}", field=field)
+        raise ConfigurationError(f"unknown template {name!r}; use one of {names}", field=field)
     missing = [token for token in _TOKENS.get(name, ()) if not _is_one_token(tokenizer, token)]
     if missing:
         cure = "use auto, alpaca or default, or a model that has them"
         raise ConfigurationError(
-            f"{name} needs the tokens {', '.join(missing)}, the model has not; {cure}", field=field
+            f"{name} needs the tokens {', '.join(missing)}, which the model does not have; {cure}", field=field
         )
     return TEMPLATES[name]
 
@@ -72,8 +72,8 @@ def _own_template(tokenizer: Any, field: str) -> str:
     if isinstance(template, dict):
         template = template.get("default")
     if not template:
-        cure = f"the model has no chat template of its own; name one of {', '.join(TEMPLATES)}"
-        raise ConfigurationError(f"{cure}, and use the same one when serving", field=field)
+        problem = f"the model has no chat template of its own; use one of {', '.join(TEMPLATES)}"
+        raise ConfigurationError(f"{problem}, and the same one when serving", field=field)
     return str(template)
 
 

@@ -1,7 +1,7 @@
-"""What the ranks of one attempt tell each other besides gradients: flags, small objects, barriers.
+"""What the ranks of one attempt exchange besides gradients: flags, small objects, barriers.
 
-Over groups of their own on gloo: no GPU is synchronised for it, and a rank may wait for an upload longer than the
-training's own time-out allows.
+Over their own gloo groups: no GPU is synchronised for it, and a rank may wait for an upload longer than the training's
+time-out allows.
 """
 
 import os
@@ -16,7 +16,7 @@ _LONGEST_WAIT = timedelta(hours=2)
 
 
 class Ranks:
-    """All ranks. To be made on every rank at the same point, after torch.distributed is ready."""
+    """All ranks. Constructed on every rank at the same point, after torch.distributed is ready."""
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
@@ -25,15 +25,15 @@ class Ranks:
         self.per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
         self._group = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT) if self.size > 1 else None
 
-    def any_of(self, flag: bool) -> bool:
-        """True on all when it is true on one."""
+    def any_rank(self, flag: bool) -> bool:
+        """True on all ranks when it is true on one."""
         if self._group is None:
             return flag
         tensor = torch.tensor([int(flag)])
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group)
         return bool(tensor.item())
 
-    def from_first(self, thing: Thing) -> Thing:
+    def from_rank_zero(self, thing: Thing) -> Thing:
         """What rank 0 has."""
         if self._group is None:
             return thing
@@ -48,7 +48,7 @@ class Ranks:
 
 
 class Nodes:
-    """The first rank of each node, for their background threads alone. To be made on every rank, as `Ranks` is."""
+    """The first rank of each node, for their background threads only. Constructed on every rank, as `Ranks` is."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.rank = ranks.rank // ranks.per_node

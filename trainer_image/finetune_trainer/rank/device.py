@@ -1,6 +1,8 @@
-"""What this process computes on, and what that can do: the one place that asks."""
+"""What this process computes on, and what it can do: the only place that asks."""
 
 import os
+import resource
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +16,6 @@ class Device:
     name: str
     computes_bf16: bool
     """In hardware: Ampere and newer, CPUs with AVX512-BF16 or AMX."""
-    memory_bytes: int = 0
-    """Of one accelerator; 0 on a CPU."""
 
     @property
     def is_gpu(self) -> bool:
@@ -24,7 +24,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Process:
-    """This process among all of the training, as the supervisor started it (torch's env:// variables)."""
+    """This process among all those of the training, as the supervisor started it (torch's env:// variables)."""
 
     rank: int
     local_rank: int
@@ -39,23 +39,26 @@ class Process:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def is_first_of_node(self) -> bool:
+        return self.local_rank == 0
+
 
 def detect(world: World, process: Process) -> Device:
     """The device of this process.
 
     Raises:
-        ConfigurationError: GPUs were asked for and none is visible. Training on the CPU instead would cost the price of
+        ConfigurationError: GPUs are requested and none is visible. Training on the CPU instead would cost the price of
             a GPU for days.
     """
     import torch
 
     if torch.cuda.is_available() and world.gpus_per_node > 0:
         properties = torch.cuda.get_device_properties(process.local_rank)
-        bf16 = properties.major >= 8
-        return Device("cuda", properties.name, computes_bf16=bf16, memory_bytes=properties.total_memory)
+        return Device("cuda", properties.name, computes_bf16=properties.major >= 8)
     if world.gpus_per_node > 0 and not world.allow_cpu_for_gpu:
-        message = f"{world.gpus_per_node} GPUs a node were asked for, and none is visible in the pod"
-        cure = "check the node's driver and device plugin, or take the class cpu"
+        message = f"GPUs per node: {world.gpus_per_node} requested, none visible in the pod"
+        cure = "check the node's driver and device plugin, or use the class cpu"
         raise ConfigurationError(f"{message}; {cure}", field="spec.resources.gpuClass", reason="AcceleratorMissing")
     return cpu()
 
@@ -67,3 +70,12 @@ def cpu() -> Device:
     features = torch.cpu.get_capabilities()
     bf16 = bool(features.get("avx512_bf16") or features.get("amx_bf16"))
     return Device("cpu", str(features.get("cpu_name", "CPU")), computes_bf16=bf16)
+
+
+def peak_memory_bytes() -> int:
+    """Of the GPU where one is used, else of this process (resident set)."""
+    import torch
+
+    allocated = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(allocated) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,6 +1,6 @@
 """The choices that a job leaves open, made by device and data, each with its reason.
 
-`Settings` holds what is not in the job as it stands; `describe` prints the whole configuration once, with the source of
+`Settings` holds what the job does not say itself; `describe` lists the whole configuration once, with the source of
 each value.
 """
 
@@ -34,15 +34,12 @@ class Settings:
     zero_stage: int | None
     """None without DeepSpeed."""
     total_steps: int
-    steps_per_epoch: int
-    global_batch: int
-    """Rows in one optimizer step, all processes together."""
     choices: dict[str, Choice]
     """What was decided here, for the log and the model card."""
 
     @property
     def autocasts(self) -> bool:
-        """fp16 needs fp32 weights beneath autocast and a gradient scaler; bf16 and fp32 train as they are."""
+        """fp16 needs autocast over fp32 weights and a gradient scaler; bf16 and fp32 train as they are."""
         return self.precision == "fp16"
 
 
@@ -69,8 +66,6 @@ def resolve(job: JobFile, device: Device, rows: int, longest_row: int) -> Settin
         gradient_checkpointing=training.gradient_checkpointing,
         zero_stage=training.deepspeed.stage if training.deepspeed else None,
         total_steps=min(total, training.max_steps or total),
-        steps_per_epoch=steps_per_epoch,
-        global_batch=global_batch,
         choices={
             "precision": Choice(precision, why_precision),
             "attention": Choice(attention, why_attention),
@@ -81,7 +76,7 @@ def resolve(job: JobFile, device: Device, rows: int, longest_row: int) -> Settin
             ),
             "optimizer steps": Choice(
                 str(min(total, training.max_steps or total)),
-                f"{rows:,} rows, {steps_per_epoch:,} steps an epoch, {training.epochs:g} epochs"
+                f"{rows:,} rows, {steps_per_epoch:,} steps per epoch, {training.epochs:g} epochs"
                 + (f", at most {training.max_steps}" if training.max_steps else ""),
             ),
         },
@@ -113,12 +108,12 @@ def _attention(job: JobFile, device: Device, longest_row: int) -> tuple[Attentio
         return "eager", f"auto: rows of at most {EAGER_UP_TO} tokens are faster without SDPA on a CPU"
     return (
         "sdpa",
-        f"auto: the longest row has {longest_row:,} tokens, eager attention would take their square in memory",
+        f"auto: the longest row has {longest_row:,} tokens, and eager attention would need memory for their square",
     )
 
 
 def describe(job: JobFile, settings: Settings, device: Device) -> list[str]:
-    """The resolved configuration, one line a value, with where it comes from."""
+    """The resolved configuration, one line per value, with its source."""
     lines = [f"device: {device.name} ({device.kind})"]
     lines += [f"{name}: {choice.value}  ({choice.reason})" for name, choice in settings.choices.items()]
     spec = job.spec.model_dump(by_alias=True, exclude_none=True)

@@ -1,4 +1,4 @@
-"""What a model answers: greedily, so that whoever asks again is answered the same."""
+"""What a model answers: by greedy decoding, so that the same question gets the same answer again."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def greedy(
         model: in eval mode, not wrapped for several processes.
         prompts: rendered by the chat template, generation prompt included.
         end_of_turn: the token that ends an answer; the tokenizer's end of text ends it as well.
-        synced_gpus: each rank goes on until all have ended, as ZeRO-3 needs it.
+        synced_gpus: each rank continues until all have ended, as ZeRO-3 requires.
     """
     from transformers import GenerationConfig
 

@@ -12,9 +12,9 @@ RENDEZVOUS_TIMEOUT_SECONDS = 7_200
 
 
 def training_arguments(job: JobFile, settings: Settings, device: Device, output_dir: Path) -> Any:
-    """TrainingArguments. Making them starts torch.distributed, and tells from_pretrained of ZeRO-3.
+    """TrainingArguments. Creating them starts torch.distributed, and tells from_pretrained about ZeRO-3.
 
-    bf16 without DeepSpeed is not asked of the Trainer: weights and adapters are bf16 themselves, without autocast's
+    Without DeepSpeed, bf16 is not left to the Trainer: weights and adapters are bf16 themselves, without autocast's
     casts in each layer, and the optimizer keeps fp32 masters (optimizer.py).
     """
     from transformers import TrainingArguments
@@ -35,7 +35,7 @@ def training_arguments(job: JobFile, settings: Settings, device: Device, output_
         bf16=with_deepspeed and settings.precision == "bf16",
         fp16=settings.precision == "fp16",
         activation_checkpointing=settings.gradient_checkpointing,
-        # ZeRO-3 gathers weights again in the second forward pass, which the other variant does not let it do.
+        # ZeRO-3 gathers weights again in the second forward pass, which the non-reentrant variant does not allow.
         activation_checkpointing_kwargs={"use_reentrant": settings.zero_stage == 3},
         logging_strategy="steps",
         logging_steps=training.logging_steps,
@@ -63,7 +63,7 @@ def training_arguments(job: JobFile, settings: Settings, device: Device, output_
 
 
 def _start_deepspeed(device: Device) -> None:
-    """Tells DeepSpeed of the process group. ZeRO-3 asks it for the number of ranks when the model is loaded."""
+    """Tells DeepSpeed about the process group. ZeRO-3 asks it for the number of ranks when the model is loaded."""
     import deepspeed
 
     if not device.is_gpu:
@@ -76,7 +76,7 @@ def _start_deepspeed(device: Device) -> None:
 def deepspeed_config(settings: Settings) -> dict[str, Any]:
     """DeepSpeed's JSON configuration; `auto` is filled in by transformers from TrainingArguments.
 
-    The optimizer is torch's AdamW, which DeepSpeed partitions: its own CPU Adam is compiled at first use, for minutes.
+    The optimizer is torch's AdamW, which DeepSpeed partitions: its own CPU Adam takes minutes to compile at first use.
     """
     zero: dict[str, Any] = {"stage": settings.zero_stage, "contiguous_gradients": True, "overlap_comm": False}
     if settings.zero_stage == 3:

@@ -1,6 +1,6 @@
 """Scores held-out rows: token-weighted loss, and answers to a few questions.
 
-Leaves no trace in the training: no random number is drawn, no layer stays in eval mode, nothing is compiled for it.
+Does not affect the training: no random number is drawn, no layer stays in eval mode, nothing is compiled for it.
 """
 
 import math
@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.objectives.sft.loss import IGNORED, LabelledLoss
-from finetune_trainer.objectives.sft.rows import TokenRow
+from finetune_contract.termination import EvaluationResult, SampleAnswer
+from finetune_trainer.objectives.objective import BatchLoss, Objective, TokenRow
 from finetune_trainer.prepare.store import Question
 from finetune_trainer.rank.device import Process
 from finetune_trainer.training import answers
-from finetune_trainer.training.batches import FILLER, Collator, RowSet
+from finetune_trainer.training.batches import FILLER, RowSet
 
 
 @dataclass(frozen=True)
 class Score:
     loss: float
-    """Mean cross entropy of the held-out answers, in nats a token."""
+    """Mean cross entropy of the held-out answers, in nats per token."""
     answers: tuple[str, ...]
 
     @property
@@ -30,21 +30,33 @@ class Score:
         return math.exp(min(self.loss, 700.0))
 
 
+def compare(questions: Sequence[Question], rows: int, before: Score, after: Score) -> EvaluationResult:
+    """What training changed. Only ranks that answered have samples."""
+    answered = zip(questions, before.answers, after.answers, strict=True) if after.answers else ()
+    samples = tuple(
+        SampleAnswer(question=asked.question, expected=asked.expected, before=first, after=last)
+        for asked, first, last in answered
+    )
+    return EvaluationResult(rows=rows, loss_before=before.loss, loss_after=after.loss, samples=samples)
+
+
 @dataclass(frozen=True)
 class Evaluator:
-    """Scores one model as often as it is asked.
+    """Scores one model as often as it is asked to.
 
     Args:
         rows: held-out rows.
-        questions: those to be answered.
-        batch_size: rows at once on one process.
+        questions: those to answer.
+        loss: of the model to score.
+        batch_size: rows per process and forward pass.
         end_of_turn: token that ends an answer.
-        answers_on_all_ranks: ZeRO-3 needs every rank in every forward pass; else only the first answers.
+        answers_on_all_ranks: ZeRO-3 needs every rank in every forward pass; otherwise only rank 0 answers.
     """
 
     rows: Sequence[TokenRow]
     questions: Sequence[Question]
-    loss: LabelledLoss
+    objective: Objective
+    loss: BatchLoss
     tokenizer: Any
     process: Process
     device: Any
@@ -61,18 +73,18 @@ class Evaluator:
             return Score(self._mean_loss(model), self._answers(model))
 
     def _mean_loss(self, model: Any) -> float:
-        collate, rows = Collator(pad=self.tokenizer.pad_token_id), RowSet(self.rows)
+        collate, rows = self.objective.collator(self.tokenizer.pad_token_id, multiple=1), RowSet(self.rows)
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         for indices in self._batches():
             batch = {name: tensor.to(self.device) for name, tensor in collate([rows[i] for i in indices]).items()}
             total[0] += self.loss(model, batch).double()
-            total[1] += (batch["labels"] != IGNORED).sum()
+            total[1] += self.objective.count(batch)
         if self.process.world_size > 1:
             torch.distributed.all_reduce(total)
         return float(total[0] / total[1])
 
     def _batches(self) -> Iterator[list[int]]:
-        """This rank's batches; equally many on every rank. Rows of like length go together."""
+        """This rank's batches; the same number on every rank. Rows of similar length share a batch."""
         order = sorted(range(len(self.rows)), key=lambda index: self.rows[index].length)
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         rounds = -(-len(batches) // self.process.world_size)
@@ -84,20 +96,13 @@ class Evaluator:
         if not self.questions or not (self.process.is_first or self.answers_on_all_ranks):
             return ()
         return answers.greedy(
-            _unwrapped(model),
+            getattr(model, "module", model),  # inside DDP or DeepSpeed's engine
             self.tokenizer,
             [question.prompt for question in self.questions],
             end_of_turn=self.end_of_turn,
             max_new_tokens=self.max_new_tokens,
             synced_gpus=self.answers_on_all_ranks and self.process.world_size > 1,
         )
-
-
-def _unwrapped(model: Any) -> Any:
-    """The model inside DDP or DeepSpeed's engine."""
-    return (
-        model.module if hasattr(model, "module") and not hasattr(model, "generate") else getattr(model, "module", model)
-    )
 
 
 @contextmanager

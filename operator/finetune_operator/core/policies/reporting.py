@@ -73,7 +73,7 @@ def progress_block(record: ProgressRecord) -> dict[str, Any]:
     """Measured floats as strings of fixed precision, so that a diff is stable."""
     percent = 100 * record.step // record.total_steps if record.total_steps else 0
     block: dict[str, Any] = {
-        "stage": record.stage,
+        "stage": record.activity,
         "display": f"{record.step}/{record.total_steps} ({percent}%)" if record.total_steps else "",
         "step": record.step,
         "totalSteps": record.total_steps,

@@ -350,7 +350,7 @@ def test_the_time_that_is_left_is_shown_for_people(seconds: int | None, want: st
 
 
 def test_progress_before_the_first_step_shows_what_there_is() -> None:
-    bare = ProgressRecord(run=1, attempt=1, stage="loading")
+    bare = ProgressRecord(run=1, attempt=1, activity="loading")
     assert progress_block(bare) == {"stage": "loading", "step": 0, "totalSteps": 0, "percent": 0, "epoch": "0.00"}
 
 

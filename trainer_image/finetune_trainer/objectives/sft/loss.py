@@ -1,14 +1,18 @@
-"""Cross entropy on labelled positions only.
+"""Cross entropy on labelled positions only, and the batches it is computed on.
 
-The head of a language model is as wide as its vocabulary: logits of a prompt that is not learned are most of the memory
-and a good part of the time of a step, for nothing. A hook in front of the head lets the labelled positions through
-alone, and of their logits no second copy is made as a whole.
+The head of a language model is as wide as its vocabulary: the logits of a prompt that is not learned take most of the
+memory and much of the time of a step, for nothing. A hook in front of the head lets only labelled positions through,
+and their logits are never copied as a whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+
+from finetune_trainer.objectives.objective import TokenRow
 
 IGNORED = -100
 """Label of a position that is not learned, as everywhere in transformers."""
@@ -17,11 +21,42 @@ _CHUNK_BYTES = {"cpu": 2**20, "cuda": 256 * 2**20}
 """Logits that are in fp32 at a time: what the caches of a CPU core hold; on a GPU enough to keep it busy."""
 
 
+@dataclass(frozen=True)
+class AnswerCollator:
+    """Pads to the right, to the longest row of the batch.
+
+    Args:
+        multiple: pads further to a multiple of so many tokens; 8 suits the matrix units of GPUs.
+    """
+
+    pad: int
+    multiple: int = 1
+
+    def __call__(self, rows: Sequence[TokenRow]) -> dict[str, torch.Tensor]:
+        """Tensors [rows, tokens]: input_ids, attention_mask (1 on tokens, 0 on padding), labels shifted to the position
+        that predicts them; `shift_labels` is the same tensor under the name by which the Trainer counts them."""
+        width = -(-max(row.length for row in rows) // self.multiple) * self.multiple
+        ids = torch.full((len(rows), width), self.pad, dtype=torch.long)
+        attention = torch.zeros((len(rows), width), dtype=torch.long)
+        labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
+        for index, row in enumerate(rows):
+            tokens = torch.from_numpy(row.ids.astype(np.int64))
+            ids[index, : row.length] = tokens
+            attention[index, : row.length] = 1
+            following = torch.where(torch.from_numpy(row.supervised[1:].copy()), tokens[1:], IGNORED)
+            labels[index, : row.length - 1] = following
+        return {"input_ids": ids, "attention_mask": attention, "labels": labels, "shift_labels": labels}
+
+
+def count_labels(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return (batch["labels"] != IGNORED).sum()
+
+
 class LabelledLoss:
     """Sum of the cross entropies of one model's labelled positions.
 
-    Works through whatever is wrapped around the model (peft, DDP, DeepSpeed), as it changes what the head receives and
-    not who calls it; soft caps and scales that a model applies to its logits stay in place.
+    Works through whatever wraps the model (peft, DDP, DeepSpeed), since it changes what the head receives and not who
+    calls it; soft caps and scales that a model applies to its logits stay in place.
     """
 
     def __init__(self, model: Any) -> None:
@@ -85,10 +120,9 @@ class _CrossEntropySum(torch.autograd.Function):
 
 
 def _chunks(logits: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Rows, and room for them in fp32: the same room each time, as fresh memory costs a CPU more than what is done with
-    it."""
+    """Rows, and a buffer for them in fp32: the same one each time, since allocating costs a CPU more than computing."""
     count = max(1, _CHUNK_BYTES.get(logits.device.type, _CHUNK_BYTES["cuda"]) // (4 * logits.shape[1]))
-    room = torch.empty(min(count, len(logits)), logits.shape[1], dtype=torch.float32, device=logits.device)
+    buffer = torch.empty(min(count, len(logits)), logits.shape[1], dtype=torch.float32, device=logits.device)
     for start in range(0, len(logits), count):
         rows = slice(start, min(start + count, len(logits)))
-        yield rows, room[: rows.stop - rows.start]
+        yield rows, buffer[: rows.stop - rows.start]

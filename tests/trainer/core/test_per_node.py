@@ -1,14 +1,14 @@
-"""A thing that several ranks of a node want is done by one of them."""
+"""Work that all ranks of a node need is done by one of them."""
 
 import threading
 from pathlib import Path
 
 import pytest
 
-from finetune_trainer.rank.once import once_per_node
+from finetune_trainer.rank.per_node import once_per_node
 
 
-def test_it_is_done_once_and_everyone_gets_the_result(tmp_path: Path) -> None:
+def test_one_rank_does_the_work_and_all_get_its_result(tmp_path: Path) -> None:
     calls: list[int] = []
     results: list[Path] = []
     lock = threading.Lock()
@@ -30,7 +30,7 @@ def test_it_is_done_once_and_everyone_gets_the_result(tmp_path: Path) -> None:
     assert (len(calls), results) == (1, [tmp_path / "model"] * 4)
 
 
-def test_who_fails_leaves_it_to_the_next(tmp_path: Path) -> None:
+def test_a_rank_that_fails_leaves_the_work_to_the_next(tmp_path: Path) -> None:
     def fail() -> Path:
         raise OSError("network")
 

@@ -1,4 +1,4 @@
-"""Does a thing once on a node, though each of its ranks asks for it."""
+"""Work that all ranks of a node need and one of them does."""
 
 import fcntl
 from collections.abc import Callable
@@ -6,13 +6,14 @@ from pathlib import Path
 
 
 def once_per_node(folder: Path, name: str, action: Callable[[], Path]) -> Path:
-    """The path that `action` returned to whichever process came first; the others wait for it.
+    """The path that `action` returned in whichever process came first; the others wait for it.
 
-    A lock on a file, not a barrier: it has no time-out, needs no process group, and the kernel lifts it when its holder
-    dies, so that the next one tries again.
+    A lock on a file, not a barrier: it has no time-out, needs no process group, and the kernel releases it when its
+    holder dies, so that the next process tries again.
 
     Args:
         folder: the scratch folder that the ranks of a node share.
+        name: of the work; unique within the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / f".{name}.done"

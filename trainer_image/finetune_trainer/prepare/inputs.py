@@ -1,0 +1,45 @@
+"""Everything that prepared rows depend on, and the digest of it under which they are stored."""
+
+import hashlib
+import json
+from typing import Any
+
+from finetune_contract.jobspec import JobFile
+from finetune_trainer.artifacts import manifests
+from finetune_trainer.objectives.chat import Chat
+from finetune_trainer.objectives.objective import Objective
+from finetune_trainer.prepare import store
+from finetune_trainer.prepare.dataset import DatasetFiles
+
+
+def describe(job: JobFile, objective: Objective, files: DatasetFiles, chat: Chat) -> dict[str, Any]:
+    """JSON. File names are not in it: a copied data set is the same data set."""
+    dataset, training = job.spec.dataset, job.spec.training
+    return {
+        "format": store.FORMAT_VERSION,
+        "train": [manifests.sha256(file.path) for file in files.train],
+        "evaluation": files.evaluation and [manifests.sha256(file.path) for file in files.evaluation],
+        "tokenizer": _tokenizer_digest(chat.tokenizer),
+        "template": hashlib.sha256(chat.template.encode()).hexdigest(),
+        "options": {
+            **objective.row_options(dataset),
+            "dataFormat": dataset.format,
+            "splitFraction": dataset.split_fraction,
+            "maxSamples": dataset.max_samples,
+            "maxLength": training.max_length,
+            "truncate": training.truncate,
+            "seed": training.seed,
+        },
+    }
+
+
+def digest(inputs: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    parts = [
+        tokenizer.backend_tokenizer.to_str(),
+        json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
