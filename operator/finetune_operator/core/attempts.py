@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from finetune_operator.core.classify import End, EndKind
-from finetune_operator.core.conditions import Reason, as_sentence, truncated
+from finetune_operator.core.classify import End
+from finetune_operator.core.conditions import Reason, compose, truncated
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.objects import ChildJob, Role
+from finetune_operator.core.objects import ChildJob
 from finetune_operator.core.outcomes import fail_run
 from finetune_operator.core.plan import Event
-from finetune_operator.core.render.child import child_name
+from finetune_operator.core.stages import EndKind
 from finetune_operator.core.status import MAX_HISTORY
 from finetune_operator.core.timestamps import format_time
 
@@ -24,8 +24,7 @@ _JITTER = 0.25
 
 # --- the current one -------------------------------------------------------------------------------------------
 def current_name(draft: Draft) -> str:
-    status = draft.status
-    return child_name(draft.snapshot.job.name, status.role, status.run, status.number)
+    return draft.stage.child_name(draft.snapshot.job.name, draft.status.run, draft.number)
 
 
 def current_child(draft: Draft) -> ChildJob | None:
@@ -41,16 +40,15 @@ def is_ours(draft: Draft, job: ChildJob) -> bool:
 
 def is_written_down(draft: Draft) -> bool:
     """The current attempt stands in the stored status: its Job may be created."""
-    stored, status = draft.snapshot.status, draft.status
-    return (stored.run, stored.role, stored.number) == (status.run, status.role, status.number)
+    stored, stage = draft.snapshot.status, draft.stage
+    is_same_stage = (stored.run, draft.snapshot.stage) == (draft.status.run, stage)
+    return is_same_stage and stage.number_in(stored) == draft.number
 
 
 # --- the next one ----------------------------------------------------------------------------------------------
 def advance(draft: Draft) -> Draft:
-    """On to the next number of the same role. Its Job follows once the number is written down."""
-    if draft.status.role is Role.TRAIN:
-        return draft.update(attempt=draft.status.attempt + 1, child={})
-    return draft.update(prepare_attempt=draft.status.prepare_attempt + 1, child={})
+    """On to the next attempt of the same stage. Its Job follows once the number is written down."""
+    return draft.numbered(draft.number + 1).update(child={})
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,12 @@ def retry(draft: Draft, end: End) -> Draft:
     if account.failures > draft.snapshot.job.spec.retries:
         return fail_run(noted, Reason.RETRIES_EXHAUSTED, _exhausted(draft, end, account))
     delayed = _with_backoff(noted, account)
-    number = draft.status.number
-    message = f"Attempt {number} of {_work(draft)} ended ({end.reason}): {as_sentence(end.message)}"
+    number = draft.number
+    what = f"Attempt {number} of {draft.stage.work} ended ({end.reason}):"
     kind = "AttemptFailed" if account.is_counted else "AttemptStopped"
-    next_message = f"{message} Attempt {number + 1} follows."
-    return advance(delayed).summary(Reason.STARTING, next_message, "Pending").event(Event("Warning", kind, message))
+    following = compose(what, end.message, f"Attempt {number + 1} follows.")
+    event = Event("Warning", kind, compose(what, end.message))
+    return advance(delayed).summary(Reason.STARTING, following, "Pending").event(event)
 
 
 def _account(draft: Draft, end: End) -> _Account:
@@ -91,7 +90,7 @@ def _has_newer_checkpoint(draft: Draft) -> bool:
 
 
 def _last_checkpoint_step(draft: Draft) -> int:
-    """At the former end of an attempt of this run; 0 when this is the first."""
+    """At the previous end of an attempt of this run; 0 when this is the first."""
     run = draft.status.run
     steps = (entry.get("checkpointStep", 0) for entry in draft.status.history if entry.get("run") == run)
     return int(next(steps, 0))
@@ -116,15 +115,13 @@ def backoff_seconds(draft: Draft, failures: int) -> float:
 
 def _exhausted(draft: Draft, end: End, account: _Account) -> str:
     retries = draft.snapshot.job.spec.retries
-    return (
-        f"{account.failures} failures with spec.retries {retries}; the last, in attempt {draft.status.number} of "
-        f"{_work(draft)}: {end.reason}: {as_sentence(end.message)} When the cause is mended, start a new run with "
-        f'kubectl annotate ftj {draft.snapshot.job.name} --overwrite finetune.dev/restartedAt="$(date -Is)".'
+    return compose(
+        f"{account.failures} failures with spec.retries {retries}; the last, in attempt {draft.number} of "
+        f"{draft.stage.work}: {end.reason}:",
+        end.message,
+        "When the cause is fixed, start a new run with kubectl annotate ftj "
+        f'{draft.snapshot.job.name} --overwrite finetune.dev/restartedAt="$(date -Is)".',
     )
-
-
-def _work(draft: Draft) -> str:
-    return "training" if draft.status.role is Role.TRAIN else "the preparation"
 
 
 # --- history ---------------------------------------------------------------------------------------------------
@@ -133,8 +130,8 @@ def note_end(draft: Draft, end: End, is_counted: bool) -> Draft:
     status = draft.status
     entry: Mapping[str, Any] = {
         "run": status.run,
-        "attempt": status.number,
-        "role": str(status.role),
+        "attempt": draft.number,
+        "role": draft.stage.role,
         "reason": str(end.reason),
         "message": truncated(end.message, _MAX_HISTORY_MESSAGE),
         "counted": is_counted,

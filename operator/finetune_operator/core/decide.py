@@ -9,7 +9,7 @@ from finetune_operator.core.policies.creation import (
     create_child,
     number_attempt,
     wait_for_backoff,
-    wait_for_former_pods,
+    wait_for_earlier_pods,
 )
 from finetune_operator.core.policies.disappearance import take_loss
 from finetune_operator.core.policies.ending import take_end
@@ -40,7 +40,7 @@ CHAIN: Sequence[Policy] = (
     check_fit,  # needs the preparation's result, and no GPU yet
     number_attempt,  # what follows is about the attempt of this number
     wait_for_backoff,
-    wait_for_former_pods,
+    wait_for_earlier_pods,
     create_child,
     explain_child,  # the child is at work, or waits for something
 )

@@ -15,11 +15,11 @@ from finetune_contract import names
 from finetune_contract.progress import ProgressRecord
 from finetune_operator import polling as progress
 from finetune_operator.polling import MAX_BYTES, Fetch, ProgressPoller, fetch_from, targets
-from finetune_operator.ports import Json, Key
+from finetune_operator.ports import FINETUNEJOBS, Json, Key
 from tests.builders.records import progress_record
 from tests.unit.operator.virtualtime import run
 
-KEY = Key("ns", "faq")
+KEY = FINETUNEJOBS.key("ns", "faq")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from finetune_contract import names
 from finetune_contract.jobspec import Identity, JobFile, Prepared, World
-from finetune_operator.core.objects import LABEL_JOB_UID, FineTuneJob, GpuClass, Raw, Role
+from finetune_operator.core.objects import LABEL_JOB_UID, FineTuneJob, GpuClass, Raw
 from finetune_operator.core.options import Options
+from finetune_operator.core.stages import Stage
 
 ANNOTATION_JOB_FILE = f"{names.GROUP}/job-file"
 """On the pod template: the job file, mounted from here by a downwardAPI volume."""
@@ -15,10 +16,10 @@ ANNOTATION_JOB_FILE = f"{names.GROUP}/job-file"
 
 @dataclass(frozen=True)
 class Child:
-    """One attempt of one role, with all that its rendering needs."""
+    """One attempt of one stage, with all that its rendering needs."""
 
     job: FineTuneJob
-    role: Role
+    stage: Stage
     run: int
     number: int
     config_hash: str
@@ -30,7 +31,7 @@ class Child:
 
     @property
     def name(self) -> str:
-        return child_name(self.job.name, self.role, self.run, self.number)
+        return self.stage.child_name(self.job.name, self.run, self.number)
 
     @property
     def service(self) -> str | None:
@@ -39,17 +40,12 @@ class Child:
 
     @property
     def pod_count(self) -> int:
-        return self.world.nodes if self.role is Role.TRAIN else 1
+        return self.world.nodes if self.stage.shape.is_gang else 1
 
     @property
     def gpus(self) -> int:
         """In each pod."""
-        return self.world.gpus_per_node if self.role is Role.TRAIN else 0
-
-
-def child_name(job: str, role: Role, run: int, number: int) -> str:
-    naming = names.attempt_name if role is Role.TRAIN else names.prepare_name
-    return naming(job, run, number)
+        return self.world.gpus_per_node if self.stage.shape.needs_class else 0
 
 
 def labels(child: Child) -> dict[str, str]:
@@ -60,7 +56,7 @@ def labels(child: Child) -> dict[str, str]:
         LABEL_JOB_UID: child.job.uid,
         names.LABEL_RUN: str(child.run),
         names.LABEL_ATTEMPT: str(child.number),
-        names.LABEL_ROLE: str(child.role),
+        names.LABEL_ROLE: child.stage.role,
     }
 
 
