@@ -18,7 +18,7 @@ class Feed:
 
     Args:
         kinds: the table of kinds.
-        observers: told every change as well.
+        observers: called with every change as well.
     """
 
     def __init__(

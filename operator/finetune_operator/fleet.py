@@ -43,7 +43,7 @@ class FleetView:
         return frozenset(gpu_class.name for gpu_class in self._gpu_classes.values() if self._moves(gpu_class, name))
 
     def _moves(self, gpu_class: GpuClass, name: str) -> bool:
-        """Count this node anew. True when that makes a difference to the class."""
+        """Count this node again. True when that changes the class."""
         node, devices = self._nodes.get(name), self._devices[gpu_class.name]
         offered = None if node is None else devices_offered(node, gpu_class)
         if offered == devices.get(name):

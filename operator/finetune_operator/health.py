@@ -12,7 +12,7 @@ from finetune_operator.metrics import CONTENT_TYPE
 
 STALLED_AFTER_SECONDS = 300.0
 SILENT_AFTER_SECONDS = 1500.0
-"""More than two sweeps: an API server that is away for a while is no reason for a restart."""
+"""More than two resyncs: an API server that is away for a while is no reason for a restart."""
 
 
 @dataclass(frozen=True)

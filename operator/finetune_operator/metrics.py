@@ -141,7 +141,7 @@ class EndedAttempts:
     """Follows the history of each FineTuneJob, and reports the reasons of the attempts that end.
 
     Args:
-        on_end: told each reason.
+        on_end: called with each reason.
     """
 
     def __init__(self, on_end: Callable[[str], None]) -> None:

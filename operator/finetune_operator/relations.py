@@ -9,7 +9,7 @@ from finetune_operator.core.stages import STAGES
 from finetune_operator.ports import FINETUNEJOBS, GPUCLASSES, JOBS, NODES, PODS, Change, Json, Key, job_key_of
 
 Related = Callable[[Change], Iterable[Key]]
-"""Told every change, in order; may keep an index of what it has seen."""
+"""Called with every change, in order; may keep an index of what it has seen."""
 
 G = TypeVar("G", bound=Hashable)
 M = TypeVar("M", bound=Hashable)
@@ -36,7 +36,7 @@ class ConcernedJobs:
                 self._follow_pod(change)
             return _owners(change)
         if change.resource == GPUCLASSES and (change.before is None or change.after is None):
-            return list(self._waiting)  # who names a class that is not there is told which ones are
+            return list(self._waiting)  # a job that names a missing class lists those that exist
         keys = {key for name in change.gpu_classes for key in self._waiting.members(name)}
         if change.resource == NODES and _is_ready(change.before) != _is_ready(change.after):
             # A pod that is being deleted counts as gone once its node is (Snapshot.is_alive).
@@ -92,7 +92,8 @@ def is_waiting_for_nodes(job: Json) -> bool:
 
 def _wanted_class(job: Json) -> str | None:
     """The GPU class whose nodes the job waits for; None when it waits for none."""
-    return (job["spec"].get("resources") or {}).get("gpuClass") if is_waiting_for_nodes(job) else None
+    resources = (job.get("spec") or {}).get("resources") or {}
+    return resources.get("gpuClass") if is_waiting_for_nodes(job) else None
 
 
 def _condition(job: Json, type_: str) -> Json:

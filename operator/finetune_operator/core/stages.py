@@ -81,13 +81,13 @@ class Stage:
     block: str
     """Field of `Status` that its result fills: with it the stage is done."""
     result: Callable[[TerminationRecord], Result | None]
-    """None for a record that hands over nothing of this stage."""
+    """None for a record without a result of this stage."""
     passed: str
     """Reason of its condition and of the event when it is done and another stage follows."""
     pending: Activity
     """While its pods are awaited."""
     active: Activity
-    """While they are at work. The same as `pending` where the difference is nobody's concern."""
+    """While they are at work. The same as `pending` where the difference does not matter."""
     shape: Shape
     requests: Callable[[Spec], Mapping[str, str]] = requests_of_spec
     condition: ConditionType | None = None

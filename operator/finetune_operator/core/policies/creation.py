@@ -41,8 +41,8 @@ def wait_for_backoff(draft: Draft) -> Draft:
 
 
 def wait_for_earlier_pods(draft: Draft) -> Draft:
-    """Two attempts must not be at work at once. Pods of this very attempt without its Job count as well: somebody
-    deleted it before its uid was written down."""
+    """Two attempts must not run at once. Pods of this very attempt without its Job count as well: the Job was
+    deleted before its uid was written down."""
     if current_child(draft) is not None:
         return draft
     alive = [pod.name for pod in draft.snapshot.pods if draft.snapshot.is_alive(pod)]

@@ -15,5 +15,5 @@ def take_loss(draft: Draft) -> Draft:
     job = draft.snapshot.job_named(current_name(draft))
     if job is not None and job.uid == recorded.get("uid") and not job.is_being_deleted:
         return draft
-    message = f"Job {recorded.get('name')} was deleted before it had ended."
+    message = f"Job {recorded.get('name')} was deleted before it ended."
     return retry(draft.trusting(Trust.LIVE_CHILDREN), End(EndKind.UNCOUNTED, Reason.CHILD_LOST, message))

@@ -49,7 +49,7 @@ def _at_work(draft: Draft, pods: tuple[Pod, ...]) -> Draft:
 
 
 def _was_active(draft: Draft) -> bool:
-    """A pod that was deleted a moment before the Job says so does not make the attempt start anew."""
+    """A pod that was deleted a moment before the Job says so does not take the attempt back to its start."""
     summary, active = draft.status.condition(ConditionType.SUCCEEDED), draft.stage.active
     return draft.status.phase == active.phase and summary is not None and summary.reason == active.reason
 
@@ -133,7 +133,7 @@ def _reported_by_events(draft: Draft, job: ChildJob, pods: tuple[Pod, ...]) -> t
 
 
 def _silent(job: ChildJob, pods: tuple[Pod, ...]) -> tuple[str, datetime | None] | tuple[None, None]:
-    """The object that should have got further by now: a Job without pods, or a pod on a node that does not start."""
+    """The object that should be further along: a Job without pods, or a pod on a node that does not start."""
     if not pods:
         return job.name, job.created
     for pod in pods:
