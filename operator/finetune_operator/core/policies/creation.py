@@ -106,7 +106,10 @@ def _foreign(draft: Draft) -> Obstacle | None:
 
 def _blocked(draft: Draft, obstacle: Obstacle) -> Draft:
     if obstacle.kind is ObstacleKind.LEFT_OVER:
-        message = f"{obstacle.child} of a deleted object of this name is still there: {obstacle.detail}."
+        message = (
+            f"{obstacle.child} of a deleted object of this name still exists: {obstacle.detail}. "
+            "The attempt starts when it is gone."
+        )
         return draft.summary(Reason.WAITING_FOR_PODS, message, "Pending").again(5)
     if obstacle.kind is ObstacleKind.REFUSED:
         message = compose(
