@@ -29,11 +29,16 @@ class EndKind(Enum):
 
 
 EXITS: Mapping[ExitCode, EndKind] = {
-    **{code: EndKind.FINAL if code.is_final else EndKind.COUNTED for code in ExitCode},
+    ExitCode.SUCCEEDED: EndKind.SUCCEEDED,
+    ExitCode.INVALID_CONFIGURATION: EndKind.FINAL,
+    ExitCode.INVALID_DATA: EndKind.FINAL,
+    ExitCode.NO_VALID_CHECKPOINT: EndKind.FINAL,
     ExitCode.ACCELERATOR_OUT_OF_MEMORY: EndKind.FINAL,
+    ExitCode.DIVERGED: EndKind.FINAL,
+    ExitCode.TRANSIENT: EndKind.COUNTED,
     ExitCode.STOPPED_AFTER_SAVE: EndKind.UNCOUNTED,
 }
-"""What the contract says of a code. A stage that sees one differently says so in its own table; others count."""
+"""What follows from each code of the contract. A stage that sees one differently says so in its own table."""
 
 
 @dataclass(frozen=True)
