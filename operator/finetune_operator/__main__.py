@@ -15,15 +15,15 @@ from typing import Any
 import aiohttp
 import kopf
 
-from finetune_operator import __version__, cache, gpuclass, handlers, health, kube
+from finetune_operator import __version__, cache, handlers, health, kube
 from finetune_operator.events import KubeEvents
-from finetune_operator.feed import CLASSES, Feed, phase_counts
+from finetune_operator.feed import Feed
+from finetune_operator.kinds import KINDS, Dispatcher, Tools, watched_by
 from finetune_operator.leader import Election
 from finetune_operator.logs import configure_logs
-from finetune_operator.metrics import Metrics
+from finetune_operator.metrics import EndedAttempts, Metrics, phase_counts
 from finetune_operator.polling import ProgressPoller, fetch_from
-from finetune_operator.ports import PODS, ApiError, Key, NotFound, Retryable
-from finetune_operator.reconciler import Reconciler
+from finetune_operator.ports import FINETUNEJOBS, PODS, ApiError, Key, NotFound, Retryable
 from finetune_operator.settings import VARIABLES, Settings, SettingsError, read_settings
 from finetune_operator.workqueue import RetryLater, WorkQueue, work
 
@@ -73,16 +73,12 @@ class Operator:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._cache = cache.Cache()
+        self._cache = cache.Cache(watched_by(KINDS))
         self._queue: WorkQueue[Key] = WorkQueue(on_wait=lambda seconds: self._metrics.waited(seconds))
         self._metrics = Metrics(
-            __version__, count_jobs=lambda: phase_counts(self._cache), queue_depth=lambda: len(self._queue)
-        )
-        self._feed = Feed(
-            self._cache,
-            self._queue,
-            on_attempt_end=self._metrics.attempt_ended,
-            on_gone=lambda key: self._progress.forget(key),
+            __version__,
+            count_jobs=lambda: phase_counts(self._cache.all(FINETUNEJOBS)),
+            queue_depth=lambda: len(self._queue),
         )
         self._is_standby = False
         self._stopping = asyncio.Event()
@@ -123,7 +119,12 @@ class Operator:
             interval_seconds=settings.progress_interval_seconds,
             on_change=self._queue.add,
         )
-        self._reconciler = Reconciler(api, self._cache, self._progress, self._events, clock, settings.options)
+        self._feed = Feed(
+            self._cache, self._queue, KINDS, [EndedAttempts(self._metrics.attempt_ended), self._progress.forget]
+        )
+        self._dispatcher = Dispatcher(
+            KINDS, Tools(api, self._cache, self._progress, self._events, clock, settings.options)
+        )
         self._election = Election(
             api,
             clock,
@@ -151,14 +152,14 @@ class Operator:
             self._spawn("leader", self._lead())
         else:
             self._metrics.leads(True)
-        await self._sweep()
+        await self._resync()
         self._spawn("workers", work(self._queue, self._handle, workers=WORKERS, on_error=self._count_error))
         self._spawn("progress", self._progress.run())
         self._spawn("events", self._events.run())
-        self._spawn("sweep", cache.sweep_for_ever(self._sweep, sleep=asyncio.sleep))
+        self._spawn("resync", cache.resync_forever(self._resync, sleep=asyncio.sleep))
 
     async def _watch_until_stopped(self, configuration: Any) -> int:
-        """kopf's part. It would take the signals for itself, and count our tasks as its own: hence in two steps."""
+        """kopf's part. It would take over the signals, and count our tasks as its own: hence in two steps."""
 
         async def login() -> kopf.ConnectionInfo:
             return _connection_info(await kube.access(configuration))
@@ -167,7 +168,7 @@ class Operator:
         namespaces = self._settings.watch_namespaces
         stop_watching = asyncio.Event()
         kopf_tasks = await kopf.spawn_tasks(
-            registry=handlers.make_registry(self._feed.observe, login),
+            registry=handlers.make_registry(self._cache.watched, self._feed.observe, login),
             clusterwide=not namespaces,
             namespaces=namespaces,
             standalone=True,
@@ -220,37 +221,28 @@ class Operator:
     async def _handle(self, key: Key) -> float | None:
         started = asyncio.get_running_loop().time()
         try:
-            return await (self._handle_classes() if key == CLASSES else self._handle_job(key))
+            return (await self._dispatcher.reconcile(key)).requeue_after
         except Retryable as error:
             raise RetryLater(str(error), error.delay) from error
         finally:
             self._metrics.reconciled(asyncio.get_running_loop().time() - started)
 
-    async def _handle_job(self, key: Key) -> float | None:
-        outcome = await self._reconciler.reconcile(key)
-        return outcome.requeue_after
-
-    async def _handle_classes(self) -> float | None:
-        self._feed.wake_waiting()
-        return None if await gpuclass.write_statuses(self._api, self._cache) else 1.0
-
     def _count_error(self, key: Key, error: Exception) -> None:
         self._metrics.failed(type(error.__cause__ or error).__name__)
 
-    async def _sweep(self) -> None:
+    async def _resync(self) -> None:
         """Once, however long the API server is away."""
         pause = 0.5
         while True:
             try:
-                missed = await cache.sweep(self._cache, self._api, self._settings.watch_namespaces)
+                missed = await cache.resync(self._cache, self._api, self._settings.watch_namespaces)
             except ApiError as error:
-                logger.warning("the cluster cannot be listed, again in %.0f s: %s", pause, _with_cure(error))
+                logger.warning("the cluster cannot be listed; retrying in %.0f s: %s", pause, _with_cure(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 30)
             else:
                 break
-        for resource, obj in missed:
-            self._feed.announce(resource, obj)
+        self._feed.announce(missed)
         self._feed.wake_unfinished()
         logger.debug("listed: %d objects were new, changed or gone", len(missed))
 

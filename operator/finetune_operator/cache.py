@@ -2,7 +2,7 @@
 
 Never goes back in time: an object is replaced by a newer resourceVersion only, and what was deleted stays deleted. Pods
 that are gone are remembered for as long as their Job is there, because a termination record is evidence that nothing
-else carries. Decides nothing, and enqueues nothing: it says whether something changed.
+else carries. Decides nothing, and enqueues nothing: it says what changed.
 """
 
 import random
@@ -11,28 +11,22 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finetune_contract.names import LABEL_JOB_NAME, LABEL_MANAGED_BY, MANAGED_BY
+from finetune_operator.core.fleet import Fleet
+from finetune_operator.fleet import FleetView
 from finetune_operator.ports import (
-    FINETUNEJOBS,
-    GPUCLASSES,
     JOBS,
     NODES,
     PODS,
+    Change,
     Json,
     Key,
     KubeApi,
     Resource,
+    job_key_of,
 )
 
-OURS: Mapping[str, str] = {LABEL_MANAGED_BY: MANAGED_BY}
-WATCHED: Mapping[Resource, Mapping[str, str] | None] = {
-    GPUCLASSES: None,
-    NODES: None,
-    PODS: OURS,
-    JOBS: OURS,
-    FINETUNEJOBS: None,
-}
-"""Resources with their label selectors. FineTuneJobs last: whatever they need is there when they come up."""
+Watched = Mapping[Resource, Mapping[str, str] | None]
+"""Resources with their label selectors, in the order in which they are listed: what an object needs comes before it."""
 
 _DEPARTED_LIMIT = 2_000
 _TOMBSTONES = 20_000
@@ -45,32 +39,27 @@ class Ref(NamedTuple):
     name: str
 
 
-def key_of(resource: Resource, obj: Json) -> Key | None:
-    """The FineTuneJob that this object is, or works for."""
-    metadata = obj["metadata"]
-    if resource == FINETUNEJOBS:
-        return Key(metadata["namespace"], metadata["name"])
-    owner = (metadata.get("labels") or {}).get(LABEL_JOB_NAME)
-    return Key(metadata["namespace"], owner) if owner and resource.is_namespaced else None
-
-
 class Cache:
     """`ports.Observed`.
 
     Args:
+        watched: what it is fed with (`kinds.watched_by`).
         now: monotonic seconds, for the age of the last sign of life.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, watched: Watched, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._stores = {resource: _Store(resource) for resource in WATCHED}
+        self.watched = watched
+        self._stores = {resource: _Store(resource) for resource in watched}
+        self._of_kind = {resource.kind: store for resource, store in self._stores.items()}
         self._departed: OrderedDict[str, Json] = OrderedDict()  # by uid of the pod
+        self._fleet = FleetView()
         self._synced = False
         self._fed_at = now()
 
     # --- ports.Observed -------------------------------------------------------------------------------------------
-    def job(self, key: Key) -> Json | None:
-        return self._stores[FINETUNEJOBS].get(Ref(*key))
+    def find(self, key: Key) -> Json | None:
+        return self._of_kind[key.kind].get(Ref(key.namespace, key.name))
 
     def child_jobs(self, key: Key) -> Sequence[Json]:
         return self._stores[JOBS].children(key)
@@ -79,25 +68,18 @@ class Cache:
         return self._stores[PODS].children(key)
 
     def departed_pods(self, key: Key) -> Sequence[Json]:
-        return [pod for pod in self._departed.values() if key_of(PODS, pod) == key]
+        return [pod for pod in self._departed.values() if job_key_of(pod) == key]
 
-    def gpu_classes(self) -> Sequence[Json]:
-        return list(self._stores[GPUCLASSES])
-
-    def nodes(self) -> Sequence[Json]:
-        return list(self._stores[NODES])
+    def fleet(self) -> Fleet:
+        return self._fleet.now()
 
     def note(self, resource: Resource, obj: Json) -> None:
-        store = self._stores.get(resource)
-        if store is not None and (resource != JOBS or key_of(resource, obj)):
-            store.put(obj)
+        if resource in self._stores and (resource != JOBS or job_key_of(obj)):
+            self._put(resource, obj)
 
     # --- beyond it ------------------------------------------------------------------------------------------------
     def all(self, resource: Resource) -> Iterator[Json]:
         return iter(self._stores[resource])
-
-    def jobs(self) -> Iterator[Json]:
-        return self.all(FINETUNEJOBS)
 
     @property
     def is_synced(self) -> bool:
@@ -109,8 +91,8 @@ class Cache:
         return self._now() - self._fed_at
 
     # --- feeding --------------------------------------------------------------------------------------------------
-    def take(self, resource: Resource, event: str | None, obj: Json) -> bool:
-        """A watch event (`None`: of an initial list). True when it says something new.
+    def take(self, resource: Resource, event: str | None, obj: Json) -> Change | None:
+        """A watch event (`None`: of an initial list). None when it says nothing new.
 
         The echo of a write of ours counts as new, although `note` took it in already: whoever waits for that write
         needs the event.
@@ -118,33 +100,38 @@ class Cache:
         self._fed_at = self._now()
         if event == "DELETED":
             return self._remove(resource, obj)
-        return self._stores[resource].put(obj, echoes=True)
+        return self._put(resource, obj, echoes=True)
 
     def replace(
         self, resource: Resource, namespace: str | None, items: Iterable[Json], resource_version: str
-    ) -> list[Json]:
+    ) -> list[Change]:
         """A complete list of one scope: returns what it brought, changed or showed to be gone."""
         self._fed_at = self._now()
-        store = self._stores[resource]
         items = list(items)
         listed = {_ref(item) for item in items}
-        changed = [item for item in items if store.put(item)]
-        for ghost in [obj for obj in store if _is_ghost(obj, namespace, listed, resource_version)]:
-            self._remove(resource, ghost)
-            changed.append(ghost)
-        return changed
+        ghosts = [obj for obj in self._stores[resource] if _is_ghost(obj, namespace, listed, resource_version)]
+        changes = [self._put(resource, item) for item in items] + [self._remove(resource, ghost) for ghost in ghosts]
+        return [change for change in changes if change is not None]
 
     def mark_synced(self) -> None:
         self._synced = True
 
-    def _remove(self, resource: Resource, obj: Json) -> bool:
+    def _put(self, resource: Resource, obj: Json, *, echoes: bool = False) -> Change | None:
+        store, ref = self._stores[resource], _ref(obj)
+        before = store.get(ref)
+        if not store.put(obj, echoes=echoes):
+            return None
+        after = store.get(ref)
+        return Change(resource, before, after, self._fleet.take(resource, ref.name, after))
+
+    def _remove(self, resource: Resource, obj: Json) -> Change | None:
         if not self._stores[resource].remove(obj):
-            return False
+            return None
         if resource == PODS:
             self._remember(obj)
         elif resource == JOBS:
             self._forget_pods(obj["metadata"]["uid"])
-        return True
+        return Change(resource, obj, None, self._fleet.take(resource, _ref(obj).name, None))
 
     def _remember(self, pod: Json) -> None:
         owner = _owner_uid(pod)
@@ -155,7 +142,7 @@ class Cache:
             self._departed.popitem(last=False)
 
     def _jobs_beside(self, pod: Json) -> Sequence[Json]:
-        key = key_of(PODS, pod)
+        key = job_key_of(pod)
         return self.child_jobs(key) if key else ()
 
     def _forget_pods(self, job_uid: str) -> None:
@@ -195,7 +182,7 @@ class _Store:
             self._drop_child(ref, known)
         slim = _slim(self._resource, obj)
         self._objects[ref] = slim
-        key = key_of(self._resource, obj)
+        key = job_key_of(obj)
         if key is not None:
             self._children.setdefault(key, {})[ref] = slim
         # A node reports that it lives every few minutes, which is no news.
@@ -219,38 +206,37 @@ class _Store:
             self._gone.popitem(last=False)
 
     def _drop_child(self, ref: Ref, obj: Json) -> None:
-        key = key_of(self._resource, obj)
+        key = job_key_of(obj)
         if key is not None and key in self._children:
             self._children[key].pop(ref, None)
             if not self._children[key]:
                 del self._children[key]
 
 
-async def sweep(cache: Cache, api: KubeApi, namespaces: Sequence[str] = ()) -> list[tuple[Resource, Json]]:
+async def resync(cache: Cache, api: KubeApi, namespaces: Sequence[str] = ()) -> list[Change]:
     """List everything and repair the cache; returns what had been missed."""
-    missed: list[tuple[Resource, Json]] = []
-    for resource, labels in WATCHED.items():
+    missed: list[Change] = []
+    for resource, labels in cache.watched.items():
         scopes = namespaces if resource.is_namespaced and namespaces else (None,)
         for namespace in scopes:
             listing = await api.list(resource, namespace, labels=labels)
-            changed = cache.replace(resource, namespace, listing.items, listing.resource_version)
-            missed += [(resource, obj) for obj in changed]
+            missed += cache.replace(resource, namespace, listing.items, listing.resource_version)
     cache.mark_synced()
     return missed
 
 
-async def sweep_for_ever(
-    do_sweep: Callable[[], Awaitable[None]],
+async def resync_forever(
+    resync_once: Callable[[], Awaitable[None]],
     *,
     sleep: Callable[[float], Awaitable[None]],
     shortest: float = 300.0,
     longest: float = 600.0,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> None:
-    """Sweep again and again, never in step with another replica or operator."""
+    """Again and again, never in step with another replica or operator."""
     while True:
         await sleep(uniform(shortest, longest))
-        await do_sweep()
+        await resync_once()
 
 
 def version_of(obj: Json) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
+from finetune_operator.core.conditions import truncated
 from finetune_operator.ports import EVENTS, ApiError, Clock, Event, Json, KubeApi, NotFound
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,6 @@ class _Budget:
 def render(involved: Json, event: Event, now: datetime, instance: str) -> Json:
     """A core/v1 Event: the form that every version of kubectl describes."""
     metadata, time = involved["metadata"], _timestamp(now)
-    message = event.message if len(event.message) <= MAX_MESSAGE else event.message[: MAX_MESSAGE - 1] + "…"
     return {
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,
@@ -144,7 +144,7 @@ def render(involved: Json, event: Event, now: datetime, instance: str) -> Json:
         },
         "type": event.type,
         "reason": event.reason,
-        "message": message,
+        "message": truncated(event.message, MAX_MESSAGE),
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "reportingInstance": instance,

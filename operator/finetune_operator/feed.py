@@ -1,106 +1,58 @@
 """From what was observed to which keys have to be handled. Decides nothing about any of them."""
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
-from finetune_operator.cache import Cache, key_of
-from finetune_operator.core.conditions import ConditionType
-from finetune_operator.metrics import ended_attempts
-from finetune_operator.ports import FINETUNEJOBS, GPUCLASSES, NODES, Json, Key, Resource
+from finetune_operator.cache import Cache
+from finetune_operator.kinds import Kind
+from finetune_operator.ports import Change, Json, Key, Resource, key_of
 from finetune_operator.workqueue import WorkQueue
 
-logger = logging.getLogger(__name__)
-
-CLASSES = Key("", "gpuclasses")
-"""The one key for the status of all GPUClasses, and for the jobs that wait for one."""
 _COALESCE_SECONDS = 0.5
-"""A rolling change of a thousand nodes is one look at the classes, not a thousand."""
+"""What is cluster-scoped concerns many: a rolling change of a thousand nodes is one look at each, not a thousand."""
+
+Observer = Callable[[Change], None]
 
 
 class Feed:
     """Takes in events and lists, and enqueues whom they concern.
 
     Args:
-        on_attempt_end: told the reason of each attempt that ended.
-        on_gone: told the key of each FineTuneJob that was deleted.
+        kinds: the table of kinds.
+        observers: called with every change as well.
     """
 
     def __init__(
-        self,
-        cache: Cache,
-        queue: WorkQueue[Key],
-        *,
-        on_attempt_end: Callable[[str], None] = lambda reason: None,
-        on_gone: Callable[[Key], None] = lambda key: None,
+        self, cache: Cache, queue: WorkQueue[Key], kinds: Sequence[Kind], observers: Sequence[Observer] = ()
     ) -> None:
         self._cache = cache
         self._queue = queue
-        self._on_attempt_end = on_attempt_end
-        self._on_gone = on_gone
-        self._histories: dict[Key, Json] = {}
+        self._kinds = kinds
+        self._related = [kind.related() for kind in kinds]
+        self._resources = {kind.resource for kind in kinds}
+        self._observers = observers
 
     def observe(self, resource: Resource, event: str | None, obj: Json) -> None:
         """A watch event."""
-        if self._cache.take(resource, event, obj):
-            self.announce(resource, obj)
+        change = self._cache.take(resource, event, obj)
+        if change is not None:
+            self.announce([change])
 
-    def announce(self, resource: Resource, obj: Json) -> None:
-        """This object is new, changed or gone."""
-        if resource in (GPUCLASSES, NODES):
-            self._queue.add_after(CLASSES, _COALESCE_SECONDS)
-            return
-        key = key_of(resource, obj)
-        if key is None:
-            return
-        if resource == FINETUNEJOBS:
-            self._follow_history(key)
-        self._queue.add(key)
-
-    def wake_waiting(self) -> None:
-        """Look again at the jobs that no node was found for."""
-        for job in self._cache.jobs():
-            if is_waiting_for_nodes(job):
-                self._queue.add(Key(job["metadata"]["namespace"], job["metadata"]["name"]))
+    def announce(self, changes: Iterable[Change]) -> None:
+        """These objects are new, changed or gone."""
+        for change in changes:
+            for observer in self._observers:
+                observer(change)
+            delay = 0.0 if change.resource.is_namespaced else _COALESCE_SECONDS
+            for key in self._concerned(change):
+                self._queue.add_after(key, delay)
 
     def wake_unfinished(self) -> None:
-        """Look at every job that is not at its end: whatever event was lost, this makes up for it."""
-        for job in self._cache.jobs():
-            if not is_finished(job):
-                self._queue.add(Key(job["metadata"]["namespace"], job["metadata"]["name"]))
+        """Look at every object that is not at rest: whatever event was lost, this makes up for it."""
+        for kind in self._kinds:
+            for obj in self._cache.all(kind.resource):
+                if not kind.is_at_rest(obj):
+                    self._queue.add(key_of(kind.resource, obj))
 
-    def _follow_history(self, key: Key) -> None:
-        job = self._cache.job(key)
-        if job is None:
-            self._histories.pop(key, None)
-            self._on_gone(key)
-            return
-        history = {"history": (job.get("status") or {}).get("history")}
-        if key in self._histories:  # what happened before this process is not its count
-            for reason in ended_attempts(self._histories[key], history):
-                self._on_attempt_end(reason)
-        self._histories[key] = history
-
-
-def is_finished(job: Json) -> bool:
-    return _condition(job, ConditionType.SUCCEEDED).get("status") in {"True", "False"} and _is_observed(job)
-
-
-def is_waiting_for_nodes(job: Json) -> bool:
-    return not is_finished(job) and (job.get("status") or {}).get("phase") not in {"Training", "Suspended"}
-
-
-def phase_counts(cache: Cache) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for job in cache.jobs():
-        phase = str((job.get("status") or {}).get("phase") or "Pending")
-        counts[phase] = counts.get(phase, 0) + 1
-    return counts
-
-
-def _is_observed(job: Json) -> bool:
-    return bool((job.get("status") or {}).get("observedGeneration") == job["metadata"].get("generation"))
-
-
-def _condition(job: Json, type_: str) -> Json:
-    conditions = (job.get("status") or {}).get("conditions") or ()
-    return next((condition for condition in conditions if condition["type"] == type_), {})
+    def _concerned(self, change: Change) -> Iterable[Key]:
+        own = [change.key] if change.resource in self._resources else []
+        return dict.fromkeys(own + [key for related in self._related for key in related(change)])

@@ -1,21 +1,23 @@
-"""kopf's events, handed on. No decision is taken below a decorator, and nothing is ever returned to kopf."""
+"""kopf's events, passed on. No decision is taken below a decorator, and nothing is ever returned to kopf."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import kopf
 
-from finetune_operator.cache import WATCHED
 from finetune_operator.ports import Json, Resource
 from finetune_operator.settings import configure_kopf
 
 Observe = Callable[[Resource, str | None, Json], None]
 
 
-def make_registry(observe: Observe, login: Callable[[], Awaitable[kopf.ConnectionInfo]]) -> kopf.OperatorRegistry:
+def make_registry(
+    resources: Iterable[Resource], observe: Observe, login: Callable[[], Awaitable[kopf.ConnectionInfo]]
+) -> kopf.OperatorRegistry:
     """All handlers of this operator.
 
     Args:
+        resources: what is watched.
         observe: takes resource, type of the event (None: of an initial list) and object.
         login: how to reach the API server; asked again when a token is refused.
     """
@@ -29,7 +31,7 @@ def make_registry(observe: Observe, login: Callable[[], Awaitable[kopf.Connectio
     async def log_in(**_: Any) -> kopf.ConnectionInfo:
         return await login()
 
-    for resource in WATCHED:
+    for resource in resources:
         _watch(registry, resource, observe)
     return registry
 

@@ -1,5 +1,6 @@
 """The operator's own metrics, with Prometheus names and units. Every label has a bounded set of values."""
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from finetune_operator.ports import FINETUNEJOBS, Change, Json, Key
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PHASES = ("Pending", "Preparing", "Training", "Suspended", "Succeeded", "Failed")
@@ -132,3 +135,32 @@ def ended_attempts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
 
     known = {identity(entry) for entry in before.get("history") or ()}
     return [str(entry.get("reason")) for entry in after.get("history") or () if identity(entry) not in known]
+
+
+class EndedAttempts:
+    """Follows the history of each FineTuneJob, and reports the reasons of the attempts that end.
+
+    Args:
+        on_end: called with each reason.
+    """
+
+    def __init__(self, on_end: Callable[[str], None]) -> None:
+        self._on_end = on_end
+        self._histories: dict[Key, Json] = {}
+
+    def __call__(self, change: Change) -> None:
+        if change.resource != FINETUNEJOBS:
+            return
+        if change.after is None:
+            self._histories.pop(change.key, None)
+            return
+        history = {"history": (change.after.get("status") or {}).get("history")}
+        if change.key in self._histories:  # what happened before this process is not its count
+            for reason in ended_attempts(self._histories[change.key], history):
+                self._on_end(reason)
+        self._histories[change.key] = history
+
+
+def phase_counts(jobs: Iterable[Json]) -> dict[str, int]:
+    """Of FineTuneJobs."""
+    return dict(Counts(str((job.get("status") or {}).get("phase") or "Pending") for job in jobs))

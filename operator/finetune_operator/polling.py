@@ -13,8 +13,8 @@ import aiohttp
 
 from finetune_contract.names import LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN, PORT_METRICS
 from finetune_contract.progress import ProgressRecord
-from finetune_operator.cache import key_of
-from finetune_operator.ports import PODS, Json, Key
+from finetune_operator.core.stages import STAGES
+from finetune_operator.ports import FINETUNEJOBS, Change, Json, Key, job_key_of
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ _SHARE_OF_RUN = 0.02
 _LONGEST_PAUSE_SECONDS = 300.0
 _AT_ONCE = 16
 _LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
+_ROLES = {stage.role for stage in STAGES if stage.has_checkpoints}
 
 Fetch = Callable[[str], Awaitable[ProgressRecord | None]]
 """From the address of a pod to what it says; None when it says nothing usable."""
@@ -42,7 +43,7 @@ class Target:
 
 
 def targets(pods: Iterable[Json]) -> list[Target]:
-    """The pods that have something to say: running, training, rank 0."""
+    """The pods that have something to say: running, of a stage that reports progress, rank 0."""
     return [_target(pod) for pod in pods if _is_asked(pod)]
 
 
@@ -53,7 +54,7 @@ class ProgressPoller:
         pods: the pods of all jobs.
         fetch: see `fetch_from`.
         interval_seconds: between two questions to the same pod; longer for a long run.
-        on_change: told the key when its record differs from the one before.
+        on_change: called with the key when its record differs from the previous one.
     """
 
     def __init__(
@@ -76,9 +77,10 @@ class ProgressPoller:
         record = self._records.get(key)
         return record if record is not None and (record.run, record.attempt) == (run, attempt) else None
 
-    def forget(self, key: Key) -> None:
-        """The FineTuneJob is gone."""
-        self._records.pop(key, None)
+    def forget(self, change: Change) -> None:
+        """Nothing is kept of a FineTuneJob that is gone."""
+        if change.resource == FINETUNEJOBS and change.after is None:
+            self._records.pop(change.key, None)
 
     async def run(self) -> None:
         """Ask whoever is due, until cancelled."""
@@ -155,18 +157,18 @@ def _labels(pod: Json) -> dict[str, str]:
 def _is_asked(pod: Json) -> bool:
     labels, status = _labels(pod), pod.get("status") or {}
     return (
-        labels.get(LABEL_ROLE) == "train"
+        labels.get(LABEL_ROLE) in _ROLES
         and labels.get(_LABEL_INDEX, "0") == "0"
         and status.get("phase") == "Running"
         and bool(status.get("podIP"))
         and not pod["metadata"].get("deletionTimestamp")
-        and key_of(PODS, pod) is not None
+        and job_key_of(pod) is not None
     )
 
 
 def _target(pod: Json) -> Target:
     labels = _labels(pod)
-    key = key_of(PODS, pod)
+    key = job_key_of(pod)
     assert key is not None  # see _is_asked
     return Target(
         key=key,

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
+from finetune_contract.names import LABEL_JOB_NAME
 from finetune_contract.progress import ProgressRecord
+from finetune_operator.core.fleet import Fleet
 from finetune_operator.core.plan import Event
 
 Json = dict[str, Any]
@@ -32,6 +34,10 @@ class Resource:
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
 
+    def key(self, namespace: str | None, name: str) -> "Key":
+        """Of the object of this name."""
+        return Key(self.kind, namespace or "", name)
+
 
 FINETUNEJOBS = Resource("finetune.dev", "v1alpha1", "finetunejobs", "FineTuneJob")
 GPUCLASSES = Resource("finetune.dev", "v1alpha1", "gpuclasses", "GPUClass", is_namespaced=False)
@@ -44,10 +50,30 @@ LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
 
 class Key(NamedTuple):
-    """Which FineTuneJob."""
+    """Which object has to be looked at."""
 
+    kind: str
     namespace: str
+    """Empty for cluster-scoped kinds."""
     name: str
+
+    def __str__(self) -> str:
+        """For logs: `default/faq` is a FineTuneJob, other kinds are named: `gpuclass/a100-80gb`."""
+        kind = "" if self.kind == FINETUNEJOBS.kind else self.kind.lower()
+        return "/".join(part for part in (kind, self.namespace, self.name) if part)
+
+
+def key_of(resource: Resource, obj: Json) -> Key:
+    """Of the object itself."""
+    metadata = obj["metadata"]
+    return resource.key(metadata.get("namespace"), metadata["name"])
+
+
+def job_key_of(obj: Json) -> Key | None:
+    """The FineTuneJob that this child works for, by its label; None when it works for none."""
+    metadata = obj["metadata"]
+    job = (metadata.get("labels") or {}).get(LABEL_JOB_NAME)
+    return FINETUNEJOBS.key(metadata["namespace"], job) if job and metadata.get("namespace") else None
 
 
 # --- errors ------------------------------------------------------------------------------------------------------
@@ -93,7 +119,7 @@ class Listing:
     items: Sequence[Json]
     """Each item carries `apiVersion` and `kind` (the server leaves them out of lists: put them back)."""
     resource_version: str
-    """Of the list: where a watch would go on."""
+    """Of the list: where a watch would resume."""
 
 
 Propagation = Literal["Background", "Foreground", "Orphan"]
@@ -144,10 +170,37 @@ class KubeApi(Protocol):
 
 
 # --- what is known without asking --------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Change:
+    """Something in the cluster is new, changed or gone."""
+
+    resource: Resource
+    before: Json | None
+    """None when the object is new."""
+    after: Json | None
+    """None when it is gone."""
+    gpu_classes: frozenset[str] = frozenset()
+    """Names of the GPUClasses whose definition, nodes or devices it moved."""
+
+    @property
+    def obj(self) -> Json:
+        """The object as it is now, or as it was last seen."""
+        found = self.after if self.after is not None else self.before
+        assert found is not None
+        return found
+
+    @property
+    def key(self) -> Key:
+        """Of the object itself."""
+        return key_of(self.resource, self.obj)
+
+
 class Observed(Protocol):
     """The cache, fed by watches and repaired by lists. It may lag behind the server, never run ahead of it."""
 
-    def job(self, key: Key) -> Json | None: ...
+    def find(self, key: Key) -> Json | None:
+        """The object of that kind and name; None when there is none."""
+        ...
 
     def child_jobs(self, key: Key) -> Sequence[Json]:
         """Jobs in the namespace with the labels managed-by and job-name of `key`, whoever owns them."""
@@ -163,11 +216,8 @@ class Observed(Protocol):
         Never to be counted as running, and older than what `child_pods` says of a resumed Job."""
         ...
 
-    def gpu_classes(self) -> Sequence[Json]: ...
-
-    def nodes(self) -> Sequence[Json]:
-        """Only metadata.name, metadata.labels, spec.unschedulable, status.allocatable and the Ready condition are
-        looked at: the cache may drop the rest."""
+    def fleet(self) -> Fleet:
+        """Nodes and GPUClasses, parsed once for each change of one of them."""
         ...
 
     def note(self, resource: Resource, obj: Json) -> None:
@@ -177,7 +227,7 @@ class Observed(Protocol):
 
 class ProgressSource(Protocol):
     def latest(self, key: Key, run: int, attempt: int) -> ProgressRecord | None:
-        """The newest record pulled from rank 0 of that attempt, None when there is none."""
+        """The newest record pulled from rank 0 of that attempt; None when there is none."""
         ...
 
 
@@ -190,7 +240,7 @@ class Clock(Protocol):
 
 class EventSink(Protocol):
     async def post(self, involved: Json, event: Event) -> None:
-        """Best effort and bounded: never raises, may drop. `involved` is the FineTuneJob."""
+        """Best effort and bounded: never raises, may drop. `involved` is the object that the event is about."""
         ...
 
 
@@ -205,6 +255,7 @@ __all__ = [
     "SERVICES",
     "AlreadyExists",
     "ApiError",
+    "Change",
     "Clock",
     "Conflict",
     "Event",
@@ -220,4 +271,6 @@ __all__ = [
     "Resource",
     "Retryable",
     "Terminal",
+    "job_key_of",
+    "key_of",
 ]

@@ -39,7 +39,7 @@ class WorkQueue(Generic[K]):
 
     Args:
         backoff: delays of `retry`.
-        on_wait: told how many seconds a key was ready before a worker took it.
+        on_wait: called with the seconds that a key was ready before a worker took it.
     """
 
     def __init__(self, backoff: Backoff | None = None, on_wait: Callable[[float], None] = lambda seconds: None) -> None:
@@ -72,7 +72,7 @@ class WorkQueue(Generic[K]):
             self._make_ready(key)
 
     def add_after(self, key: K, seconds: float) -> None:
-        """Handle this key in so many seconds. The earliest wish counts, and being handled fulfils it."""
+        """Handle this key in so many seconds. The earliest request counts, and being handled fulfils it."""
         if seconds <= 0:
             self.add(key)
             return
@@ -207,11 +207,11 @@ async def work(
             except RetryLater as error:
                 on_error(key, error)
                 delay = queue.retry(key, error.delay)
-                logger.info("%s: will be tried again in %.1f s: %s", _text(key), delay, error)
+                logger.info("%s: will be tried again in %.1f s: %s", key, delay, error)
             except Exception as error:
                 on_error(key, error)
                 delay = queue.retry(key)
-                logger.exception("%s: unexpected %s, again in %.1f s", _text(key), type(error).__name__, delay)
+                logger.exception("%s: unexpected %s, again in %.1f s", key, type(error).__name__, delay)
             else:
                 queue.forget(key)
                 if again is not None:
@@ -222,7 +222,3 @@ async def work(
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):
             group.create_task(worker())
-
-
-def _text(key: Hashable) -> str:
-    return "/".join(str(part) for part in key if part) if isinstance(key, tuple) else str(key)

@@ -6,8 +6,8 @@ from typing import Any
 
 from finetune_contract import names
 from finetune_contract.termination import TerminationRecord
-from finetune_operator.core.objects import CONTAINER, LABEL_JOB_UID, Role
-from finetune_operator.core.render.child import child_name
+from finetune_operator.core.objects import CONTAINER, LABEL_JOB_UID
+from finetune_operator.core.stages import PREPARE, TRAIN, Stage
 from tests.builders.jobs import NAMESPACE, Json
 
 HASH = "hash-of-run"
@@ -15,14 +15,14 @@ JOB_UID = "uid-of-job"
 CREATED = "2026-01-01T00:00:00Z"
 
 
-def _labels(job: str, role: Role, run: int, attempt: int, uid: str) -> dict[str, str]:
+def _labels(job: str, stage: Stage, run: int, attempt: int, uid: str) -> dict[str, str]:
     return {
         names.LABEL_MANAGED_BY: names.MANAGED_BY,
         names.LABEL_JOB_NAME: job,
         LABEL_JOB_UID: uid,
         names.LABEL_RUN: str(run),
         names.LABEL_ATTEMPT: str(attempt),
-        names.LABEL_ROLE: str(role),
+        names.LABEL_ROLE: stage.role,
     }
 
 
@@ -34,8 +34,8 @@ def _container() -> Json:
 class ChildBuilder:
     """A Job of the attempt."""
 
-    def __init__(self, role: Role, attempt: int, run: int) -> None:
-        self.name = child_name("faq", role, run, attempt)
+    def __init__(self, stage: Stage, attempt: int, run: int) -> None:
+        self.name = stage.child_name("faq", run, attempt)
         owner = {"kind": "FineTuneJob", "name": "faq", "uid": JOB_UID, "controller": True}
         self._job: Json = {
             "metadata": {
@@ -43,7 +43,7 @@ class ChildBuilder:
                 "namespace": NAMESPACE,
                 "uid": f"uid-of-{self.name}",
                 "creationTimestamp": CREATED,
-                "labels": _labels("faq", role, run, attempt, JOB_UID),
+                "labels": _labels("faq", stage, run, attempt, JOB_UID),
                 "annotations": {names.ANNOTATION_CONFIG_HASH: HASH},
                 "ownerReferences": [owner],
             },
@@ -88,23 +88,23 @@ class ChildBuilder:
 
 
 def train_child(attempt: int = 1, run: int = 1) -> ChildBuilder:
-    return ChildBuilder(Role.TRAIN, attempt, run)
+    return ChildBuilder(TRAIN, attempt, run)
 
 
 def prepare_child(attempt: int = 1, run: int = 1) -> ChildBuilder:
-    return ChildBuilder(Role.PREPARE, attempt, run)
+    return ChildBuilder(PREPARE, attempt, run)
 
 
 class PodBuilder:
-    def __init__(self, role: Role, attempt: int, run: int, index: int) -> None:
-        name = f"{child_name('faq', role, run, attempt)}-{index}-abcde"
+    def __init__(self, stage: Stage, attempt: int, run: int, index: int) -> None:
+        name = f"{stage.child_name('faq', run, attempt)}-{index}-abcde"
         self._pod: Json = {
             "metadata": {
                 "name": name,
                 "namespace": NAMESPACE,
                 "uid": f"uid-of-{name}",
                 "creationTimestamp": CREATED,
-                "labels": _labels("faq", role, run, attempt, JOB_UID),
+                "labels": _labels("faq", stage, run, attempt, JOB_UID),
                 "annotations": {"batch.kubernetes.io/job-completion-index": str(index)},
             },
             "spec": {},
@@ -166,8 +166,8 @@ class PodBuilder:
 
 
 def train_pod(index: int = 0, attempt: int = 1, run: int = 1) -> PodBuilder:
-    return PodBuilder(Role.TRAIN, attempt, run, index)
+    return PodBuilder(TRAIN, attempt, run, index)
 
 
 def prepare_pod(attempt: int = 1, run: int = 1) -> PodBuilder:
-    return PodBuilder(Role.PREPARE, attempt, run, 0)
+    return PodBuilder(PREPARE, attempt, run, 0)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_contract.progress import ProgressRecord
+from finetune_operator.core.fleet import Fleet
 from finetune_operator.core.identity import first_rule_hash, run_hash
 from finetune_operator.core.objects import FineTuneJob, GpuClass, Node
 from finetune_operator.core.options import Options
@@ -38,8 +39,7 @@ class SnapshotBuilder:
             status=Status.parse(raw.get("status") or {}),
             jobs=parse_jobs(self._jobs),
             pods=parse_pods(self._pods, self._departed, raw["metadata"]["uid"]),
-            gpu_classes=tuple(GpuClass.parse(gpu_class) for gpu_class in self._classes),
-            nodes=tuple(Node.parse(node) for node in self._nodes),
+            fleet=Fleet.of(map(GpuClass.parse, self._classes), map(Node.parse, self._nodes)),
             **{"now": NOW, "options": OPTIONS, **self._more},
         )
 

@@ -17,10 +17,11 @@ from finetune_contract.exitcodes import ExitCode
 from finetune_contract.jobspec import CONTRACT_VERSION, Attempt, JobFile, Lora, Method, Training
 from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import MAX_BYTES, EvaluationResult, SampleAnswer, TerminationRecord
-from finetune_operator.core.objects import FineTuneJob, GpuClass, Role
+from finetune_operator.core.objects import FineTuneJob, GpuClass
 from finetune_operator.core.render.child import Child
 from finetune_operator.core.render.jobfile import render_job_file
 from finetune_operator.core.spec import Spec
+from finetune_operator.core.stages import PREPARE, STAGES, TRAIN, Stage
 from finetune_operator.core.world import plan_world
 from tests.builders.jobs import make_class, make_job
 from tests.builders.records import prepared_record, stopped_record, trained_record
@@ -34,44 +35,44 @@ def golden(name: str) -> str:
 
 
 ATTEMPTS = {
-    Role.PREPARE: Attempt(number=2, reason="StorageUnavailable", resume="none"),
-    Role.TRAIN: Attempt(number=2, reason="NodeLost", resume="newest", not_older_than_step=40),
+    PREPARE.role: Attempt(number=2, reason="StorageUnavailable", resume="none"),
+    TRAIN.role: Attempt(number=2, reason="NodeLost", resume="newest", not_older_than_step=40),
 }
 
 
-def rendered(role: Role, job: FineTuneJob | None = None) -> str:
+def rendered(stage: Stage, job: FineTuneJob | None = None) -> str:
     job, gpu_class = job or FineTuneJob(make_job().build()), GpuClass.parse(make_class("cpu"))
     return render_job_file(
         Child(
             job=job,
-            role=role,
+            stage=stage,
             run=1,
             config_hash="v2:0123456789abcdef",
             world=plan_world(job.spec.resources, gpu_class),
             options=OPTIONS,
             gpu_class=gpu_class,
-            attempt=ATTEMPTS[role],
-            prepared=PREPARED if role is Role.TRAIN else {},
+            attempt=ATTEMPTS[stage.role],
+            prepared=PREPARED if stage is TRAIN else {},
         )
     )
 
 
 # --- the job file --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("role", Role)
-def test_the_operator_writes_the_file_that_is_released(role: Role) -> None:
-    assert rendered(role) + "\n" == golden(f"job-{role}-v{CONTRACT_VERSION}.json")
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.role)
+def test_the_operator_writes_the_file_that_is_released(stage: Stage) -> None:
+    assert rendered(stage) + "\n" == golden(f"job-{stage.role}-v{CONTRACT_VERSION}.json")
 
 
-@pytest.mark.parametrize("role", Role)
-def test_the_trainer_reads_the_file_that_is_released(role: Role) -> None:
-    text = golden(f"job-{role}-v{CONTRACT_VERSION}.json")
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.role)
+def test_the_trainer_reads_the_file_that_is_released(stage: Stage) -> None:
+    text = golden(f"job-{stage.role}-v{CONTRACT_VERSION}.json")
     assert JobFile.parse(text).render() + "\n" == text
 
 
-@pytest.mark.parametrize("role", Role)
-def test_the_trainer_reads_a_file_of_0_1_0(role: Role) -> None:
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.role)
+def test_the_trainer_reads_a_file_of_0_1_0(stage: Stage) -> None:
     """Of a pod that starts again under a newer image, or an operator that is rolled back."""
-    old, new = JobFile.parse(golden(f"job-{role}-v1.json")), JobFile.parse(golden(f"job-{role}-v2.json"))
+    old, new = JobFile.parse(golden(f"job-{stage.role}-v1.json")), JobFile.parse(golden(f"job-{stage.role}-v2.json"))
     assert old.identity == new.identity.model_copy(update={"config_hash": "0123456789abcdef"})
     assert old.attempt == Attempt(number=2, reason="NotRecorded", resume="newest")
     assert (old.spec, old.world, old.prepared) == (new.spec, new.world, new.prepared)
@@ -104,11 +105,11 @@ def test_a_field_of_the_operators_spec_stays_with_the_operator() -> None:
     job = FineTuneJob(raw)
     job.__dict__["spec"] = Newer.parse(raw["spec"])
     assert job.spec.method.model_dump()["lora"]["secret_of_operator"] == 7
-    assert rendered(Role.TRAIN, job) == rendered(Role.TRAIN)
+    assert rendered(TRAIN, job) == rendered(TRAIN)
 
 
 def test_what_only_the_operator_reads_is_not_in_the_file() -> None:
-    spec = json.loads(rendered(Role.TRAIN))["spec"]
+    spec = json.loads(rendered(TRAIN))["spec"]
     assert {"suspend", "retries", "resources"}.isdisjoint(spec)
 
 
@@ -129,7 +130,7 @@ def test_a_file_that_would_be_misread_is_refused(change: dict[str, Any], want: s
 def test_the_longest_file_that_the_crd_allows_fits_an_annotation() -> None:
     sources = [{"source": "s3://data/" + "x" * 500}] * 32
     job = make_job().having("dataset.train", sources).having("method.lora.targets", ["t" * 128] * 64)
-    assert len(rendered(Role.TRAIN, FineTuneJob(job.build()))) < 40_000
+    assert len(rendered(TRAIN, FineTuneJob(job.build()))) < 40_000
 
 
 # --- the termination record ----------------------------------------------------------------------------------

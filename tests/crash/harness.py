@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_operator.ports import FINETUNEJOBS, GPUCLASSES, JOBS, NODES, PODS, SERVICES, Json, Key
+from finetune_operator.ports import FINETUNEJOBS, GPUCLASSES, JOBS, NODES, PODS, SERVICES, Json
 from tests.builders.jobs import NAMESPACE, JobBuilder, make_class, make_job, make_node
 from tests.fakes.clock import FakeClock
 from tests.fakes.kubernetes import Crash, FakeCluster, Write
 from tests.fakes.operator import FakeOperator
 from tests.fakes.world import Act, Fate, World
 
-KEY = Key(NAMESPACE, "faq")
+KEY = FINETUNEJOBS.key(NAMESPACE, "faq")
 _MOST_TICKS = 150
 _QUIET_TICKS = 8
 """Nothing has changed for so long: the scenario is over. Longer than any wait at rest between two ticks."""

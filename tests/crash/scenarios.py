@@ -28,7 +28,7 @@ def _when_phase(phase: str) -> Callable[[World], bool]:
 
 def _edit(change: Callable[[Json], None]) -> Callable[[World], None]:
     def act(world: World) -> None:
-        world.cluster.edit(FINETUNEJOBS, *KEY, change)
+        world.cluster.edit(FINETUNEJOBS, KEY.namespace, KEY.name, change)
 
     return act
 
@@ -50,7 +50,7 @@ def _delete_child(name: str) -> Callable[[World], None]:
 
 
 def _delete_job(world: World) -> None:
-    world.cluster.delete(FINETUNEJOBS, *KEY)
+    world.cluster.delete(FINETUNEJOBS, KEY.namespace, KEY.name)
 
 
 # --- scenarios -----------------------------------------------------------------------------------------------

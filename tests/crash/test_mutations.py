@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_operator import reconciler as reconciler_module
+from finetune_operator import finetunejob
 from finetune_operator.core import decide as decide_module
 from finetune_operator.core.policies import creation, suspend
-from finetune_operator.core.policies.creation import wait_for_former_pods
+from finetune_operator.core.policies.creation import wait_for_earlier_pods
 from finetune_operator.core.policies.final import keep_verdict
 from finetune_operator.core.snapshot import Obstacle, ObstacleKind, Snapshot
+from finetune_operator.finetunejob import JobPlanner
 from finetune_operator.ports import Json
-from finetune_operator.reconciler import Reconciler
 from tests.crash.harness import play
 from tests.crash.invariants import check_all
 from tests.crash.scenarios import SCENARIOS
@@ -34,14 +34,14 @@ def _job_before_status(patch: pytest.MonkeyPatch) -> None:
 
 
 def _trust_the_cache(patch: pytest.MonkeyPatch) -> None:
-    async def pretend(self: Reconciler, key: object, snapshot: Snapshot, trust: object) -> Snapshot:
+    async def pretend(self: JobPlanner, key: object, snapshot: Snapshot, trust: object) -> Snapshot:
         return replace(snapshot, trust=trust)
 
-    patch.setattr(Reconciler, "_from_server", pretend)
+    patch.setattr(JobPlanner, "_from_server", pretend)
 
 
 def _never_adopt(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(reconciler_module, "_obstacle", lambda *_: Obstacle(ObstacleKind.FOREIGN, "Job", "somebody's"))
+    patch.setattr(finetunejob, "_obstacle", lambda *_: Obstacle(ObstacleKind.FOREIGN, "Job", "somebody's"))
 
 
 def _forget_that_the_child_was_there(patch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def _forget_that_the_child_was_there(patch: pytest.MonkeyPatch) -> None:
         pytest.param(_job_before_status, id="the Job is created before its number is written down"),
         pytest.param(_trust_the_cache, id="nothing is looked up at the server"),
         pytest.param(_never_adopt, id="a child that is there already is never adopted"),
-        pytest.param(_without_policy(wait_for_former_pods), id="the former pods are not waited for"),
+        pytest.param(_without_policy(wait_for_earlier_pods), id="the earlier pods are not waited for"),
         pytest.param(_without_policy(keep_verdict), id="the verdict is not kept"),
         pytest.param(_forget_that_the_child_was_there, id="the number is used again after a suspension"),
     ],

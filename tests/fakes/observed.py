@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from finetune_contract import names
+from finetune_operator.core.fleet import Fleet
+from finetune_operator.core.objects import GpuClass, Node
 from finetune_operator.ports import FINETUNEJOBS, GPUCLASSES, JOBS, NODES, PODS, Json, Key, Resource
 from tests.fakes.kubernetes import Change, FakeCluster, Ref
 
@@ -55,8 +57,8 @@ class FakeObserved:
             self._objects[change.ref] = change.obj
 
     # --- ports.Observed --------------------------------------------------------------------------------------
-    def job(self, key: Key) -> Json | None:
-        return self._objects.get((FINETUNEJOBS, *key))
+    def find(self, key: Key) -> Json | None:
+        return self._objects.get((FINETUNEJOBS, key.namespace, key.name))
 
     def child_jobs(self, key: Key) -> Sequence[Json]:
         return self._children(JOBS, key)
@@ -68,11 +70,8 @@ class FakeObserved:
         jobs = {job["metadata"]["uid"] for job in self.child_jobs(key)}
         return [pod for pod in self._departed.values() if pod["metadata"]["ownerReferences"][0]["uid"] in jobs]
 
-    def gpu_classes(self) -> Sequence[Json]:
-        return self._all(GPUCLASSES)
-
-    def nodes(self) -> Sequence[Json]:
-        return self._all(NODES)
+    def fleet(self) -> Fleet:
+        return Fleet.of(map(GpuClass.parse, self._all(GPUCLASSES)), map(Node.parse, self._all(NODES)))
 
     def note(self, resource: Resource, obj: Json) -> None:
         ref = (resource, obj["metadata"].get("namespace") or "", obj["metadata"]["name"])

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from finetune_contract.progress import ProgressRecord
 from finetune_operator.core.options import Options
+from finetune_operator.kinds import KINDS, Dispatcher, Tools
 from finetune_operator.ports import Event, Json, Key, Retryable
-from finetune_operator.reconciler import Reconciler
 from tests.fakes.clock import FakeClock
 from tests.fakes.kubernetes import FakeCluster, FakeKubeApi, Faults
 from tests.fakes.observed import FakeObserved
@@ -60,7 +60,8 @@ class FakeOperator:
         self.observed = observed or FakeObserved(cluster)
         self.progress = FakeProgress()
         self.events = FakeEvents()
-        self.reconciler = Reconciler(self.api, self.observed, self.progress, self.events, clock, options)
+        tools = Tools(self.api, self.observed, self.progress, self.events, clock, options)
+        self.reconciler = Dispatcher(KINDS, tools)
         self._clock = clock
         self._blind_steps = blind_steps
         self._due: datetime | None = clock.now()

@@ -87,7 +87,7 @@ class World:
 
     # --- questions of acts and tests -------------------------------------------------------------------------
     def job(self) -> Json | None:
-        return self.cluster.find(FINETUNEJOBS, *self.key)
+        return self.cluster.find(FINETUNEJOBS, self.key.namespace, self.key.name)
 
     def status(self) -> Json:
         return (self.job() or {}).get("status") or {}

@@ -11,7 +11,7 @@ import yaml
 from docs import generate_fields
 from finetune_contract.exitcodes import ExitCode
 from finetune_operator.core import identity
-from finetune_operator.core.classify import CONSEQUENCES, EndKind
+from finetune_operator.core.stages import EXITS, EndKind
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -37,7 +37,7 @@ def test_the_page_of_exit_codes_lists_the_contract() -> None:
 def test_the_page_of_exit_codes_calls_final_what_is_final() -> None:
     page = (ROOT / "docs" / "exit-codes.md").read_text()
     final = {int(code) for code in re.findall(r"^\| (\d+) \|.*\| final", page, flags=re.MULTILINE)}
-    assert final == {code for code, kind in CONSEQUENCES.items() if kind is EndKind.FINAL}
+    assert final == {code for code, kind in EXITS.items() if kind is EndKind.FINAL}
 
 
 def test_the_page_of_classes_lists_the_charts() -> None:

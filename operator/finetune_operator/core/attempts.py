@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from finetune_operator.core.classify import End, EndKind
-from finetune_operator.core.conditions import Reason, as_sentence, truncated
+from finetune_operator.core.classify import End
+from finetune_operator.core.conditions import Reason, compose, truncated
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.objects import ChildJob, Role
+from finetune_operator.core.objects import ChildJob
 from finetune_operator.core.outcomes import fail_run
 from finetune_operator.core.plan import Event
-from finetune_operator.core.render.child import child_name
-from finetune_operator.core.status import MAX_HISTORY, Status
+from finetune_operator.core.stages import EndKind
+from finetune_operator.core.status import MAX_HISTORY
 from finetune_operator.core.timestamps import format_time
 
 MAX_STOPS = 3
@@ -23,8 +23,7 @@ _JITTER = 0.25
 
 # --- the current one -------------------------------------------------------------------------------------------
 def current_name(draft: Draft) -> str:
-    status = draft.status
-    return child_name(draft.snapshot.job.name, status.role, status.run, status.number)
+    return draft.stage.child_name(draft.snapshot.job.name, draft.status.run, draft.number)
 
 
 def current_child(draft: Draft) -> ChildJob | None:
@@ -42,19 +41,15 @@ def is_ours(draft: Draft, job: ChildJob) -> bool:
 
 def is_written_down(draft: Draft) -> bool:
     """The current attempt stands in the stored status: its Job may be created."""
-    return _written(draft.snapshot.status) == _written(draft.status)
-
-
-def _written(status: Status) -> tuple[object, ...]:
-    return status.run, status.run_hash, status.role, status.number
+    stored, status = draft.snapshot.status, draft.status
+    is_same_run = (stored.run, stored.run_hash) == (status.run, status.run_hash)
+    return is_same_run and draft.snapshot.stage == draft.stage and draft.stage.number_in(stored) == draft.number
 
 
 # --- the next one ----------------------------------------------------------------------------------------------
 def advance(draft: Draft) -> Draft:
-    """On to the next number of the same role. Its Job follows once the number is written down."""
-    if draft.status.role is Role.TRAIN:
-        return draft.update(attempt=draft.status.attempt + 1, child={})
-    return draft.update(prepare_attempt=draft.status.prepare_attempt + 1, child={})
+    """On to the next attempt of the same stage. Its Job follows once the number is written down."""
+    return draft.numbered(draft.number + 1).update(child={})
 
 
 @dataclass(frozen=True)
@@ -73,11 +68,12 @@ def retry(draft: Draft, end: End) -> Draft:
     if account.failures > draft.snapshot.job.retries:
         return fail_run(noted, Reason.RETRIES_EXHAUSTED, _exhausted(draft, end, account))
     delayed = _with_backoff(noted, account)
-    number = draft.status.number
-    message = f"Attempt {number} of {_work(draft)} ended ({end.reason}): {as_sentence(end.message)}"
+    number = draft.number
+    what = f"Attempt {number} of {draft.stage.work} ended ({end.reason}):"
     kind = "AttemptFailed" if account.is_counted else "AttemptStopped"
-    next_message = f"{message} Attempt {number + 1} follows."
-    return advance(delayed).summary(Reason.STARTING, next_message, "Pending").event(Event("Warning", kind, message))
+    following = compose(what, end.message, f"Attempt {number + 1} follows.")
+    event = Event("Warning", kind, compose(what, end.message))
+    return advance(delayed).summary(Reason.STARTING, following, "Pending").event(event)
 
 
 def _account(draft: Draft, end: End) -> _Account:
@@ -95,7 +91,7 @@ def _has_newer_checkpoint(draft: Draft) -> bool:
 
 
 def _last_checkpoint_step(draft: Draft) -> int:
-    """At the former end of an attempt of this run; 0 when this is the first."""
+    """At the previous end of an attempt of this run; 0 when this is the first."""
     run = draft.status.run
     steps = (entry.get("checkpointStep", 0) for entry in draft.status.history if entry.get("run") == run)
     return int(next(steps, 0))
@@ -120,21 +116,19 @@ def backoff_seconds(draft: Draft, failures: int) -> float:
 
 def _exhausted(draft: Draft, end: End, account: _Account) -> str:
     retries = draft.snapshot.job.retries
-    return (
-        f"{account.failures} failures with spec.retries {retries}; the last, in attempt {draft.status.number} of "
-        f"{_work(draft)}: {end.reason}: {as_sentence(end.message)} When the cause is mended, start a new run with "
-        f'kubectl annotate ftj {draft.snapshot.job.name} --overwrite finetune.dev/restartedAt="$(date -Is)".'
+    return compose(
+        f"{account.failures} failures with spec.retries {retries}; the last, in attempt {draft.number} of "
+        f"{draft.stage.work}: {end.reason}:",
+        end.message,
+        "When the cause is fixed, start a new run with kubectl annotate ftj "
+        f'{draft.snapshot.job.name} --overwrite finetune.dev/restartedAt="$(date -Is)".',
     )
-
-
-def _work(draft: Draft) -> str:
-    return "training" if draft.status.role is Role.TRAIN else "the preparation"
 
 
 def await_image(draft: Draft, end: End) -> Draft:
     """The trainer image does not know the job file: nobody's mistake. The next attempt waits for another image."""
     noted = note_end(draft, end, is_counted=False)
-    message = f"Attempt {draft.status.number} of {_work(draft)} ended ({end.reason}): {as_sentence(end.message)}"
+    message = compose(f"Attempt {draft.number} of {draft.stage.work} ended ({end.reason}):", end.message)
     return advance(noted).event(Event("Warning", "AttemptStopped", message))
 
 
@@ -145,8 +139,8 @@ def note_end(draft: Draft, end: End, is_counted: bool) -> Draft:
     child = current_child(draft)
     entry: dict[str, Any] = {
         "run": status.run,
-        "attempt": status.number,
-        "role": str(status.role),
+        "attempt": draft.number,
+        "role": draft.stage.role,
         "reason": str(end.reason),
         "message": truncated(end.message, _MAX_HISTORY_MESSAGE),
         "counted": is_counted,

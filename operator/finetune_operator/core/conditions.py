@@ -13,6 +13,9 @@ from typing import Any
 from finetune_operator.core.timestamps import format_time
 
 MAX_MESSAGE = 1024
+_MAX_COMPOSED = 960
+"""An Event has the same limit, and puts the reason in front."""
+_LEAST_EVIDENCE = 200
 
 
 class ConditionType(StrEnum):
@@ -40,7 +43,7 @@ class Reason(StrEnum):
     STARTING = "Starting"
     TRAINING = "Training"
     SUCCEEDED = "Succeeded"
-    # a person's wish
+    # stopped by the user
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     REPLACING = "Replacing"
@@ -110,8 +113,25 @@ class Condition:
         }
 
 
-def truncated(message: str, limit: int = MAX_MESSAGE) -> str:
-    return message if len(message) <= limit else message[: limit - 1] + "…"
+def truncated(text: str, limit: int = MAX_MESSAGE) -> str:
+    """The middle is left out: a text begins with what happened and ends with what to do."""
+    if len(text) <= limit:
+        return text
+    tail = (limit - 1) // 2
+    return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def compose(what: str, evidence: str = "", cure: str = "") -> str:
+    """What happened, why, and what to do, as one message.
+
+    Args:
+        what: ends with a colon when it introduces the evidence.
+        evidence: the words of others (scheduler, API server, trainer). Cut to what is left of the limit.
+        cure: never cut.
+    """
+    what = truncated(what, _MAX_COMPOSED - len(cure) - _LEAST_EVIDENCE)
+    room = _MAX_COMPOSED - len(what) - len(cure) - 2
+    return " ".join(part for part in (what, truncated(as_sentence(evidence), room), cure) if part)
 
 
 def as_sentence(text: str) -> str:

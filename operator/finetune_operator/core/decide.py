@@ -10,7 +10,7 @@ from finetune_operator.core.policies.creation import (
     create_child,
     number_attempt,
     wait_for_backoff,
-    wait_for_former_pods,
+    wait_for_earlier_pods,
 )
 from finetune_operator.core.policies.disappearance import take_loss
 from finetune_operator.core.policies.ending import take_end
@@ -44,7 +44,7 @@ CHAIN: Sequence[Policy] = (
     set_up_attempt,  # written down with its number
     wait_for_image,
     wait_for_backoff,
-    wait_for_former_pods,
+    wait_for_earlier_pods,
     create_child,
     explain_child,  # the child is at work, or waits for something
 )

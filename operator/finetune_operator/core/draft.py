@@ -12,8 +12,10 @@ from finetune_operator.core.conditions import (
     with_condition,
     without_condition,
 )
+from finetune_operator.core.objects import Pod
 from finetune_operator.core.plan import Action, Event, Plan, Trust
 from finetune_operator.core.snapshot import Snapshot
+from finetune_operator.core.stages import Stage, current_stage
 from finetune_operator.core.status import Status
 
 
@@ -35,6 +37,22 @@ class Draft:
     @classmethod
     def of(cls, snapshot: Snapshot) -> "Draft":
         return cls(snapshot, snapshot.status)
+
+    # --- the attempt at hand ------------------------------------------------------------------------------------
+    @property
+    def stage(self) -> Stage:
+        """What the run is at."""
+        return current_stage(self.snapshot.stages, self.status)
+
+    @property
+    def number(self) -> int:
+        """Of the current attempt of this stage; 0 before the first."""
+        return self.stage.number_in(self.status)
+
+    @property
+    def pods(self) -> tuple[Pod, ...]:
+        """Of the current attempt."""
+        return self.snapshot.pods_of(self.stage, self.status.run, self.number)
 
     # --- what a policy may do -----------------------------------------------------------------------------------
     def update(self, **changes: Any) -> "Draft":
@@ -58,6 +76,10 @@ class Draft:
         """Without a word about the summary."""
         stalled = self.condition(ConditionType.STALLED, ConditionStatus.TRUE, reason, message)
         return replace(stalled, is_stalled=True)
+
+    def numbered(self, number: int) -> "Draft":
+        """The current stage is at the attempt of this number."""
+        return self.update(**{self.stage.number: number})
 
     def act(self, actions: Sequence[Action], needs: Trust) -> "Draft":
         return replace(self, actions=(*self.actions, *actions)).trusting(needs) if actions else self

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
@@ -20,11 +19,6 @@ LABEL_JOB_UID = f"{names.GROUP}/job-uid"
 CONTAINER = "trainer"
 
 Raw = Mapping[str, Any]
-
-
-class Role(StrEnum):
-    PREPARE = "prepare"
-    TRAIN = "train"
 
 
 # --- the job ---------------------------------------------------------------------------------------------------

@@ -54,10 +54,6 @@ def _is_term_matched(term: Raw, labels: _Labels) -> bool:
     return all(is_matched(expression, labels) for expression in term["matchExpressions"])
 
 
-def members(nodes: Sequence[Node], gpu_class: GpuClass) -> tuple[Node, ...]:
-    return tuple(node for node in nodes if is_member(node, gpu_class))
-
-
 # --- why not ---------------------------------------------------------------------------------------------------
 def why_none_matches(nodes: Sequence[Node], gpu_class: GpuClass) -> str:
     """For each term, which expressions fail on how many of how many nodes."""

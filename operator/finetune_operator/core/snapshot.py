@@ -1,14 +1,17 @@
 """Everything that was observed for one FineTuneJob at one instant: the one argument of `decide`."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
+from functools import cached_property
 
 from finetune_contract.progress import ProgressRecord
-from finetune_operator.core.objects import LABEL_JOB_UID, ChildJob, FineTuneJob, GpuClass, Node, Pod, Raw, Role
+from finetune_operator.core.fleet import Fleet
+from finetune_operator.core.objects import LABEL_JOB_UID, ChildJob, FineTuneJob, GpuClass, Pod, Raw
 from finetune_operator.core.options import Options
 from finetune_operator.core.plan import Trust
+from finetune_operator.core.stages import STAGES, Stage, current_stage
 from finetune_operator.core.status import Status
 
 
@@ -33,7 +36,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Warning:
-    """The newest warning event about an object: some troubles (volumes, quota) are told nowhere else."""
+    """The newest warning event about an object: some troubles (volumes, quota) are reported nowhere else."""
 
     reason: str
     message: str
@@ -48,14 +51,25 @@ class Snapshot:
     options: Options
     jobs: tuple[ChildJob, ...] = ()
     pods: tuple[Pod, ...] = ()
-    gpu_classes: tuple[GpuClass, ...] = ()
-    nodes: tuple[Node, ...] = ()
+    fleet: Fleet = field(default_factory=Fleet)
     progress: ProgressRecord | None = None
     """Pulled from rank 0 of the current training attempt."""
     trust: Trust = Trust.CACHE
     obstacle: Obstacle | None = None
     warning: Warning | None = None
-    """About the object that the former plan asked for."""
+    """About the object that the previous plan asked for."""
+    all_stages: Sequence[Stage] = STAGES
+
+    # --- stages -------------------------------------------------------------------------------------------------
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Those that this job has."""
+        return tuple(stage for stage in self.all_stages if stage.is_wanted(self.job.raw_spec))
+
+    @property
+    def stage(self) -> Stage:
+        """What this run is at, by the status as stored."""
+        return current_stage(self.stages, self.status)
 
     # --- questions ----------------------------------------------------------------------------------------------
     def job_named(self, name: str) -> ChildJob | None:
@@ -64,11 +78,11 @@ class Snapshot:
     def owns(self, job: ChildJob) -> bool:
         return job.owner_uid == self.job.uid
 
-    def pods_of(self, role: Role, run: int, number: int) -> tuple[Pod, ...]:
-        return tuple(pod for pod in self.pods if (pod.role, pod.run, pod.attempt) == (role, run, number))
+    def pods_of(self, stage: Stage, run: int, number: int) -> tuple[Pod, ...]:
+        return tuple(pod for pod in self.pods if (pod.role, pod.run, pod.attempt) == (stage.role, run, number))
 
     def gpu_class(self, name: str) -> GpuClass | None:
-        return next((gpu_class for gpu_class in self.gpu_classes if gpu_class.name == name), None)
+        return self.fleet.gpu_class(name)
 
     def is_alive(self, pod: Pod) -> bool:
         """May still write: neither ended, nor about to be deleted on a node that is gone (S3 fences that one)."""
@@ -78,7 +92,7 @@ class Snapshot:
 
     def _has_ready_node(self, pod: Pod) -> bool:
         # A pod that was never scheduled has no node, and vanishes by itself.
-        return not pod.node_name or any(node.name == pod.node_name and node.is_ready for node in self.nodes)
+        return not pod.node_name or self.fleet.is_ready(pod.node_name)
 
     # --- what actions changed -----------------------------------------------------------------------------------
     def with_created(self, job: ChildJob) -> "Snapshot":

@@ -4,14 +4,15 @@ Blocks that are only shown (plan, prepared, progress, …) stay plain mappings; 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from pydantic.alias_generators import to_camel
 
 from finetune_contract.jobspec import Attempt
 from finetune_operator.core.conditions import Condition, ConditionStatus, ConditionType, find
-from finetune_operator.core.objects import Raw, Role
+from finetune_operator.core.objects import Raw
 
 MAX_HISTORY = 10
 
@@ -43,14 +44,14 @@ class Status:
 
     @classmethod
     def parse(cls, raw: Raw) -> "Status":
-        known = {name: raw[key] for name, key in _KEYS.items() if key in raw}
+        known = {name: raw[key] for name, key in _keys(fields(cls)).items() if key in raw}
         known["conditions"] = tuple(Condition.parse(condition) for condition in raw.get("conditions") or ())
         known["history"] = tuple(raw.get("history") or ())
         return cls(**known)
 
     def dump(self) -> dict[str, Any]:
         """Fields that say nothing are left out, so that an unchanged status dumps to what is stored."""
-        shown = {key: _plain(getattr(self, name)) for name, key in _KEYS.items()}
+        shown = {key: _plain(getattr(self, name)) for name, key in _keys(fields(self)).items()}
         return {name: value for name, value in shown.items() if value not in ("", 0, {}, [])}
 
     # --- questions ----------------------------------------------------------------------------------------------
@@ -62,16 +63,6 @@ class Status:
         """The run has ended: this verdict never changes within the run."""
         succeeded = self.condition(ConditionType.SUCCEEDED)
         return succeeded is not None and succeeded.status != ConditionStatus.UNKNOWN
-
-    @property
-    def role(self) -> Role:
-        """What this run is at."""
-        return Role.TRAIN if self.prepared else Role.PREPARE
-
-    @property
-    def number(self) -> int:
-        """Of the current attempt of the current role; 0 before the first."""
-        return self.attempt if self.role is Role.TRAIN else self.prepare_attempt
 
     @property
     def attempt_settings(self) -> Attempt:
@@ -90,8 +81,10 @@ class Status:
         return int(self.checkpoint.get("step", 0))
 
 
-_KEYS = {field_.name: to_camel(field_.name) for field_ in fields(Status)}
-"""Name of a field → its key in JSON."""
+@cache
+def _keys(of: tuple[Field[Any], ...]) -> Mapping[str, str]:
+    """Name of a field → its key in JSON."""
+    return {field_.name: to_camel(field_.name) for field_ in of}
 
 
 def _plain(value: Any) -> Any:

@@ -15,11 +15,11 @@ from finetune_contract import names
 from finetune_contract.progress import ProgressRecord
 from finetune_operator import polling as progress
 from finetune_operator.polling import MAX_BYTES, Fetch, ProgressPoller, fetch_from, targets
-from finetune_operator.ports import Json, Key
+from finetune_operator.ports import FINETUNEJOBS, PODS, Change, Json, Key
 from tests.builders.records import progress_record
 from tests.unit.operator.virtualtime import run
 
-KEY = Key("ns", "faq")
+KEY = FINETUNEJOBS.key("ns", "faq")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -180,3 +180,13 @@ def test_a_pod_that_says_nothing_is_asked_again() -> None:
     asked, told, _ = polled(lambda at: None, 70)
     assert asked == [0, 30, 60]
     assert told == []
+
+
+def test_nothing_is_kept_of_a_job_that_is_gone() -> None:
+    _, _, poller = polled(lambda at: progress_record(step=1), 10)
+    job = {"metadata": {"namespace": "ns", "name": "faq"}}
+    poller.forget(Change(PODS, a_pod(), None))
+    poller.forget(Change(FINETUNEJOBS, job, job))
+    assert poller.latest(KEY, 1, 1) is not None
+    poller.forget(Change(FINETUNEJOBS, job, None))
+    assert poller.latest(KEY, 1, 1) is None

@@ -15,7 +15,6 @@ from finetune_operator.ports import (
     AlreadyExists,
     Conflict,
     Json,
-    Key,
     Retryable,
     Terminal,
 )
@@ -26,7 +25,7 @@ from tests.fakes.kubernetes import FakeCluster, Faults
 from tests.fakes.operator import FakeOperator
 from tests.fakes.world import Fate, World
 
-KEY = Key(NAMESPACE, "faq")
+KEY = FINETUNEJOBS.key(NAMESPACE, "faq")
 
 
 @dataclass
@@ -73,13 +72,13 @@ def stalled(status: Json) -> bool:
 
 async def test_an_object_that_is_not_there_is_nothing_to_do() -> None:
     stage = Stage()
-    outcome = await stage.operator.reconciler.reconcile(Key(NAMESPACE, "nobody"))
+    outcome = await stage.operator.reconciler.reconcile(FINETUNEJOBS.key(NAMESPACE, "nobody"))
     assert (outcome.requeue_after, outcome.wrote_status) == (None, False)
 
 
 async def test_an_object_that_was_deleted_meanwhile_is_nothing_to_do() -> None:
     stage = Stage()
-    stage.cluster.delete(FINETUNEJOBS, *KEY)
+    stage.cluster.delete(FINETUNEJOBS, NAMESPACE, "faq")
     assert (await stage.operator.reconciler.reconcile(KEY)).requeue_after is None
 
 

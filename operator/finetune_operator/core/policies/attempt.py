@@ -10,34 +10,31 @@ from typing import Any
 from finetune_operator.core.attempts import current_child
 from finetune_operator.core.conditions import Reason
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.objects import Role
-from finetune_operator.core.status import Status
 
 
 def set_up_attempt(draft: Draft) -> Draft:
-    status = draft.status
-    if _is_set_up(status) or current_child(draft) is not None:  # the latter: by an operator that had no settings
+    if _is_set_up(draft) or current_child(draft) is not None:  # the latter: by an operator that had no settings
         return draft
-    return draft.update(current_attempt=_settings(status))
+    return draft.update(current_attempt=_settings(draft))
 
 
-def _is_set_up(status: Status) -> bool:
-    current = status.current_attempt
-    return (current.get("role"), current.get("number")) == (status.role, status.number)
+def _is_set_up(draft: Draft) -> bool:
+    current = draft.status.current_attempt
+    return (current.get("role"), current.get("number")) == (draft.stage.role, draft.number)
 
 
-def _settings(status: Status) -> dict[str, Any]:
-    settings: dict[str, Any] = {"role": str(status.role), "number": status.number, "reason": _reason(status)}
-    if status.role is not Role.TRAIN:
+def _settings(draft: Draft) -> dict[str, Any]:
+    settings: dict[str, Any] = {"role": draft.stage.role, "number": draft.number, "reason": _reason(draft)}
+    if not draft.stage.has_checkpoints:
         return settings | {"resume": "none"}
-    oldest = {"notOlderThanStep": status.checkpoint_step} if status.checkpoint_step else {}
-    return settings | {"resume": "newest"} | oldest
+    step = draft.status.checkpoint_step
+    return settings | {"resume": "newest"} | ({"notOlderThanStep": step} if step else {})
 
 
-def _reason(status: Status) -> str:
-    """Of the end before. One that is not in the history came from a suspension."""
-    if status.number == 1:
+def _reason(draft: Draft) -> str:
+    """Of the previous end. One that is not in the history came from a suspension."""
+    if draft.number == 1:
         return Reason.FIRST_ATTEMPT
-    ends = (end for end in status.history if (end.get("run"), end.get("role")) == (status.run, status.role))
-    last = next(ends, {})
-    return str(last["reason"]) if last.get("attempt") == status.number - 1 else Reason.SUSPENDED
+    of_stage = (draft.status.run, draft.stage.role)
+    last = next((end for end in draft.status.history if (end.get("run"), end.get("role")) == of_stage), {})
+    return str(last["reason"]) if last.get("attempt") == draft.number - 1 else Reason.SUSPENDED

@@ -5,9 +5,8 @@ child would use the number again.
 """
 
 from finetune_operator.core.attempts import current_child, current_name, is_written_down
-from finetune_operator.core.conditions import Reason, as_sentence
+from finetune_operator.core.conditions import Reason, compose
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.objects import Role
 from finetune_operator.core.plan import Create, Trust
 from finetune_operator.core.render.child import Child
 from finetune_operator.core.render.job import render_job
@@ -20,10 +19,8 @@ _LOOK_AGAIN_SECONDS = 60
 
 
 def number_attempt(draft: Draft) -> Draft:
-    """The first of its role."""
-    if draft.status.number:
-        return draft
-    return draft.update(attempt=1) if draft.status.role is Role.TRAIN else draft.update(prepare_attempt=1)
+    """The first of its stage."""
+    return draft if draft.number else draft.numbered(1)
 
 
 def wait_for_backoff(draft: Draft) -> Draft:
@@ -34,24 +31,24 @@ def wait_for_backoff(draft: Draft) -> Draft:
     longest = 2 * draft.snapshot.options.backoff_max_seconds
     if wait <= 0 or wait > longest:  # Written by an operator whose clock was ahead.
         return draft
-    message = f"{_former(draft)} Attempt {draft.status.number} starts at {draft.status.next_attempt_time}."
+    last = draft.status.history[0] if draft.status.history else {}
+    message = compose(
+        f"The previous attempt failed ({last.get('reason', 'unknown')}):",
+        last.get("message", ""),
+        f"Attempt {draft.number} starts at {draft.status.next_attempt_time}.",
+    )
     return draft.summary(Reason.BACKING_OFF, message, "Pending").again(wait).settle()
 
 
-def _former(draft: Draft) -> str:
-    last = draft.status.history[0] if draft.status.history else {}
-    return f"The former attempt failed ({last.get('reason', 'unknown')}): {as_sentence(last.get('message', ''))}"
-
-
-def wait_for_former_pods(draft: Draft) -> Draft:
-    """Two attempts must not be at work at once. Pods of this very attempt without its Job count as well: somebody
-    deleted it before its uid was written down."""
+def wait_for_earlier_pods(draft: Draft) -> Draft:
+    """Two attempts must not run at once. Pods of this very attempt without its Job count as well: the Job was
+    deleted before its uid was written down."""
     if current_child(draft) is not None:
         return draft
     alive = [pod.name for pod in draft.snapshot.pods if draft.snapshot.is_alive(pod)]
     if not alive:
         return draft
-    message = f"Attempt {draft.status.number} waits until the pods of the former one are gone: {', '.join(alive)}."
+    message = compose(f"Attempt {draft.number} waits until earlier pods are gone:", ", ".join(alive))
     return draft.summary(Reason.WAITING_FOR_PODS, message, "Pending").again(5).settle()
 
 
@@ -65,7 +62,7 @@ def create_child(draft: Draft) -> Draft:
         return _blocked(draft, obstacle).settle()
     child = _child(draft)
     bodies = [render_service(child, child.service)] if child.service else []
-    is_first = draft.status.run == 1 and draft.status.number == 1
+    is_first = draft.status.run == 1 and draft.number == 1
     needs = Trust.LIVE_JOB if is_first else Trust.LIVE_CHILDREN
     return draft.act([Create(body) for body in (*bodies, render_job(child))], needs).settle()
 
@@ -74,7 +71,8 @@ def _announced(draft: Draft) -> Draft:
     """A run that has just begun has no summary yet."""
     if draft.status.phase:
         return draft
-    return draft.summary(Reason.PREPARING, "The data is being prepared.", "Preparing")
+    pending = draft.stage.pending
+    return draft.summary(pending.reason, pending.message, pending.phase)
 
 
 def _child(draft: Draft) -> Child:
@@ -84,7 +82,7 @@ def _child(draft: Draft) -> Child:
     assert gpu_class is not None  # plan_placement has settled without one
     return Child(
         job=snapshot.job,
-        role=status.role,
+        stage=draft.stage,
         run=status.run,
         config_hash=status.run_hash,
         world=plan_world(resources, gpu_class, snapshot.options.allow_cpu_for_gpu),
@@ -108,10 +106,17 @@ def _foreign(draft: Draft) -> Obstacle | None:
 
 def _blocked(draft: Draft, obstacle: Obstacle) -> Draft:
     if obstacle.kind is ObstacleKind.LEFT_OVER:
-        message = f"{obstacle.child} of a former object of this name is still there: {obstacle.detail}."
+        message = (
+            f"{obstacle.child} of a deleted object of this name still exists: {obstacle.detail}. "
+            "The attempt starts when it is gone."
+        )
         return draft.summary(Reason.WAITING_FOR_PODS, message, "Pending").again(5)
     if obstacle.kind is ObstacleKind.REFUSED:
-        message = f"The API server refuses {obstacle.child}: {obstacle.detail}. Tried again every minute."
+        message = compose(
+            f"The API server refuses {obstacle.child}:",
+            obstacle.detail,
+            "It is tried again every minute; change what the answer names (spec, quota or policy).",
+        )
         return draft.summary(Reason.CHILD_REFUSED, message, "Pending").again(_LOOK_AGAIN_SECONDS)
-    message = f"{obstacle.child} is already there and {obstacle.detail}: delete it, or rename this job."
+    message = compose(f"{obstacle.child} already exists and is {obstacle.detail}. Delete it, or rename this job.")
     return draft.stall(Reason.CONFLICT, message).again(_LOOK_AGAIN_SECONDS)

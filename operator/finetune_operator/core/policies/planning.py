@@ -1,15 +1,14 @@
 """Planned: where would it run? The class, its devices and the processes; whether any node fits.
 
-Not looked at again while all pods of a training attempt have their nodes: a class that is edited or a node that goes
+Not looked at again while all pods of an attempt on these nodes have theirs: a class that is edited or a node that goes
 must not shake a job that runs.
 """
 
 from finetune_contract.jobspec import World
-from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason
+from finetune_operator.core.conditions import ConditionStatus, ConditionType, Reason, compose
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.objects import GpuClass, Role
+from finetune_operator.core.objects import GpuClass
 from finetune_operator.core.outcomes import fail_run
-from finetune_operator.core.placement import members, why_none_matches
 from finetune_operator.core.snapshot import Snapshot
 from finetune_operator.core.spec import Resources
 from finetune_operator.core.world import gpus_per_node, plan_world
@@ -31,16 +30,16 @@ def plan_placement(draft: Draft) -> Draft:
 
 
 def _is_placed(draft: Draft) -> bool:
-    status, snapshot = draft.status, draft.snapshot
-    pods = snapshot.pods_of(Role.TRAIN, status.run, status.attempt) if status.role is Role.TRAIN else ()
-    return bool(pods) and all(pod.node_name for pod in pods) and bool(status.plan)
+    pods = draft.pods if draft.stage.shape.needs_class else ()
+    return bool(pods) and all(pod.node_name for pod in pods) and bool(draft.status.plan)
 
 
 def _class_not_found(draft: Draft, resources: Resources) -> Draft:
-    known = ", ".join(sorted(gpu_class.name for gpu_class in draft.snapshot.gpu_classes)) or "none"
-    message = (
-        f"There is no GPUClass {resources.gpu_class!r} (there are: {known}). "
-        "Name one of these in spec.resources.gpuClass, or have an admin create it."
+    known = ", ".join(sorted(draft.snapshot.fleet.gpu_classes)) or "none"
+    message = compose(
+        f"There is no GPUClass {resources.gpu_class!r}; there are:",
+        known,
+        "Name one of these in spec.resources.gpuClass, or have an admin create it.",
     )
     waiting = draft.condition(ConditionType.PLANNED, ConditionStatus.FALSE, Reason.GPU_CLASS_NOT_FOUND, message)
     if _is_underway(draft.snapshot):
@@ -63,7 +62,7 @@ def _fault(resources: Resources, gpu_class: GpuClass) -> str | None:
     processes = resources.processes_per_node
     if gpus and processes and processes != gpus:
         return (
-            f"spec.resources.processesPerNode: {processes} processes cannot share {gpus} GPU(s), one process drives "
+            f"spec.resources.processesPerNode: {processes} processes cannot share {gpus} GPU(s), as one process drives "
             "one GPU. Leave it out, or set gpusPerNode to the same number."
         )
     return None
@@ -102,23 +101,19 @@ def node_shortage(snapshot: Snapshot, world: World, gpu_class: GpuClass) -> tupl
 
     Non-terminal: an autoscaler may make the nodes, and it wants to see the pending pod.
     """
-    matching = members(snapshot.nodes, gpu_class)
-    if not matching and gpu_class.terms:
-        why = why_none_matches(snapshot.nodes, gpu_class)
-        return Reason.NO_MATCHING_NODES, (
-            f"No node belongs to class {gpu_class.name}: {why}. "
-            "Label the nodes, mend the GPUClass, add nodes, or choose another class."
+    capacity = snapshot.fleet.capacity(gpu_class.name)
+    if not capacity.nodes and gpu_class.terms:
+        return Reason.NO_MATCHING_NODES, compose(
+            f"No node belongs to class {gpu_class.name}:",
+            snapshot.fleet.why_empty(gpu_class),
+            "Label the nodes, correct the GPUClass, add nodes, or choose another class.",
         )
-    fitting = [
-        node
-        for node in matching
-        if not world.gpus_per_node or node.devices(gpu_class.resource_name) >= world.gpus_per_node
-    ]
-    if len(fitting) < world.nodes:
+    fitting = capacity.nodes_with(world.gpus_per_node)
+    if fitting < world.nodes:
         device = f" with {world.gpus_per_node} {gpu_class.resource_name}" if world.gpus_per_node else ""
-        return Reason.TOO_FEW_NODES, (
+        return Reason.TOO_FEW_NODES, compose(
             f"{world.nodes} node(s) of class {gpu_class.name}{device} wanted; "
-            f"{len(matching)} belong to the class, {len(fitting)} have enough devices. "
-            "Add nodes, or lower spec.resources.nodes or gpusPerNode."
+            f"{capacity.nodes} belong to the class, {fitting} have enough devices.",
+            cure="Add nodes, or lower spec.resources.nodes or gpusPerNode.",
         )
     return None

@@ -1,4 +1,4 @@
-"""The child of the current attempt exists: write its uid down. From then on its absence means that it was deleted."""
+"""The child of the current attempt exists: write down its uid. From then on its absence means that it was deleted."""
 
 from finetune_operator.core.attempts import current_child
 from finetune_operator.core.draft import Draft

@@ -10,13 +10,12 @@ from typing import Any
 from finetune_contract.progress import ProgressRecord
 from finetune_operator.core.attempts import current_child
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.objects import Role
 from finetune_operator.core.plan import Event
 from finetune_operator.core.timestamps import format_time, parse_time
 
 
 def take_progress(draft: Draft) -> Draft:
-    if draft.status.role is not Role.TRAIN:
+    if not draft.stage.has_checkpoints:
         return draft
     final = _final_record(draft)
     if final is not None:
@@ -105,13 +104,12 @@ def _final_record(draft: Draft) -> ProgressRecord | None:
     job = current_child(draft)
     if job is not None and not job.is_finished and not job.is_being_deleted:
         return None
-    pods = draft.snapshot.pods_of(Role.TRAIN, draft.status.run, draft.status.attempt)
-    found = [pod.record.progress for pod in pods if pod.record is not None and pod.record.progress is not None]
+    found = [pod.record.progress for pod in draft.pods if pod.record is not None and pod.record.progress is not None]
     return max(found, key=lambda record: (record.step, record.checkpoint_step or 0), default=None)
 
 
 def _is_current(draft: Draft, record: ProgressRecord) -> bool:
-    return (record.run, record.attempt) == (draft.status.run, draft.status.attempt)
+    return (record.run, record.attempt) == (draft.status.run, draft.number)
 
 
 def _seconds_until_due(draft: Draft) -> float:

@@ -1,4 +1,4 @@
-"""Does a person wish the job to stop? The Job is deleted, its pods save and end; the next attempt follows the resume.
+"""Is the job paused by spec.suspend? Its Job is deleted, its pods save and end; the next attempt follows the resume.
 
 A Job that has ended by itself is not stopped: its end was taken before.
 """
@@ -32,7 +32,7 @@ def _stop(draft: Draft, deletions: list[DeleteJob]) -> Draft:
 def _suspended(draft: Draft) -> Draft:
     step = draft.status.checkpoint_step
     since = f"from the checkpoint of step {step}" if step else "from its last checkpoint, if it has one"
-    message = f"spec.suspend is true. Set it to false: the job goes on {since}."
+    message = f"spec.suspend is true. Set it to false, and the job resumes {since}."
     if draft.status.child:
         draft = set_up_attempt(advance(draft.trusting(Trust.LIVE_CHILDREN)))
     if draft.status.phase != "Suspended":

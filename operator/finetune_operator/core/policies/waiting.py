@@ -1,14 +1,15 @@
 """The child is there and has not ended: what is it doing, or what does it wait for? In the pods' own words, with the
-next step for the person. Nothing here is final: what is mended goes on by itself.
+next step for the user. Nothing here is final: what is fixed resumes by itself.
 """
 
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_operator.core.attempts import current_child
-from finetune_operator.core.conditions import Condition, ConditionStatus, ConditionType, Reason, as_sentence
+from finetune_operator.core.conditions import Condition, ConditionStatus, ConditionType, Reason, compose
 from finetune_operator.core.draft import Draft
-from finetune_operator.core.objects import ChildJob, Pod, Role
+from finetune_operator.core.objects import ChildJob, Pod
+from finetune_operator.core.stages import Stage
 
 _IMAGE_PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _NOT_STARTING = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"}
@@ -22,44 +23,42 @@ class _Trouble:
 
 
 def explain_child(draft: Draft) -> Draft:
-    job, status = current_child(draft), draft.status
+    job, pods = current_child(draft), draft.pods
     assert job is not None  # create_child settles without one
-    pods = draft.snapshot.pods_of(status.role, status.run, status.number)
-    trouble = next((found for pod in pods if (found := _told_by_pod(draft, pod)) is not None), None)
+    trouble = next((found for pod in pods if (found := _reported_by_pod(draft, pod)) is not None), None)
     if trouble is None:
-        draft, trouble = _told_by_events(draft, job, pods)
+        draft, trouble = _reported_by_events(draft, job, pods)
     if trouble is not None:
-        return draft.summary(trouble.reason, trouble.message, _phase_of_trouble(draft))
+        return draft.summary(trouble.reason, trouble.message, draft.stage.pending.phase)
     return _at_work(draft, job, pods)
-
-
-def _phase_of_trouble(draft: Draft) -> str:
-    return "Preparing" if draft.status.role is Role.PREPARE else "Pending"
 
 
 # --- at work ---------------------------------------------------------------------------------------------------
 def _at_work(draft: Draft, job: ChildJob, pods: tuple[Pod, ...]) -> Draft:
-    if draft.status.role is Role.PREPARE:
-        return _preparing(draft)
-    number, nodes = draft.status.attempt, job.pod_count
+    stage, nodes = draft.stage, job.pod_count
     started = sum(pod.is_running or pod.is_finished for pod in pods)
-    if started >= nodes or _was_training(draft):
-        return draft.summary(Reason.TRAINING, f"Attempt {number} is training on {nodes} node(s).", "Training")
-    return draft.summary(Reason.STARTING, f"Attempt {number}: the pods are starting.", "Pending")
+    if stage.active != stage.pending and started < nodes and not _was_active(draft):
+        return draft.summary(Reason.STARTING, f"Attempt {draft.number}: the pods are starting.", stage.pending.phase)
+    message = stage.active.message.format(number=draft.number, nodes=nodes)
+    later, shortage = _next_on_nodes(draft), _shortage(draft)
+    if later is None or shortage is None:
+        return draft.summary(stage.active.reason, message, stage.active.phase)
+    waits = f"{message.removesuffix('.')}, but {later.work} could not start yet. {shortage.message}"
+    return draft.summary(shortage.reason, waits, stage.active.phase)
 
 
-def _preparing(draft: Draft) -> Draft:
-    shortage = _shortage(draft)
-    if shortage is not None:
-        message = f"The data is being prepared, but training could not start by now. {shortage.message}"
-        return draft.summary(shortage.reason, message, "Preparing")
-    return draft.summary(Reason.PREPARING, "The data is being prepared.", "Preparing")
+def _was_active(draft: Draft) -> bool:
+    """A pod that was deleted a moment before the Job says so does not take the attempt back to its start."""
+    summary, active = draft.status.condition(ConditionType.SUCCEEDED), draft.stage.active
+    return draft.status.phase == active.phase and summary is not None and summary.reason == active.reason
 
 
-def _was_training(draft: Draft) -> bool:
-    """A pod that was deleted a moment before the Job says so does not make the attempt start anew."""
-    summary = draft.status.condition(ConditionType.SUCCEEDED)
-    return draft.status.phase == "Training" and summary is not None and summary.reason == Reason.TRAINING
+def _next_on_nodes(draft: Draft) -> Stage | None:
+    """The stage to come that needs nodes of the class, when this one does without them."""
+    if draft.stage.shape.needs_class:
+        return None
+    to_come = (stage for stage in draft.snapshot.stages if not stage.is_done(draft.status))
+    return next((stage for stage in to_come if stage.shape.needs_class), None)
 
 
 def _shortage(draft: Draft) -> Condition | None:
@@ -68,16 +67,17 @@ def _shortage(draft: Draft) -> Condition | None:
     return planned if planned is not None and planned.status != ConditionStatus.TRUE else None
 
 
-# --- told by the pod -------------------------------------------------------------------------------------------
-def _told_by_pod(draft: Draft, pod: Pod) -> _Trouble | None:
+# --- reported by the pod -------------------------------------------------------------------------------------------
+def _reported_by_pod(draft: Draft, pod: Pod) -> _Trouble | None:
     if pod.is_finished or pod.is_terminating or pod.is_departed:
         return None
     if pod.is_unschedulable:
         return _unschedulable(draft, pod)
     if pod.waiting is not None and pod.waiting.reason in _IMAGE_PULL:
-        message = (
-            f"Pod {pod.name} cannot get its image ({pod.waiting.reason}): {as_sentence(pod.waiting.message)} "
-            "Check the operator's trainer image and its pull secret."
+        message = compose(
+            f"Pod {pod.name} cannot get its image ({pod.waiting.reason}):",
+            pod.waiting.message,
+            "Check the operator's trainer image and its pull secret.",
         )
         return _Trouble(Reason.IMAGE_PULL_FAILED, message)
     if pod.waiting is not None and pod.waiting.reason in _NOT_STARTING:
@@ -86,25 +86,29 @@ def _told_by_pod(draft: Draft, pod: Pod) -> _Trouble | None:
 
 
 def _unschedulable(draft: Draft, pod: Pod) -> _Trouble:
-    shortage = _shortage(draft) if draft.status.role is Role.TRAIN else None
+    shortage = _shortage(draft) if draft.stage.shape.needs_class else None
     said = pod.conditions["PodScheduled"].get("message", "")
     if shortage is not None:
-        return _Trouble(shortage.reason, f"{shortage.message} The scheduler says: {as_sentence(said)}")
-    advice = "It waits until a node has room; lower spec.resources, or free or add nodes."
-    message = f"Pod {pod.name} finds no node: {as_sentence(said)} {advice}"
+        return _Trouble(shortage.reason, compose(shortage.message, f"The scheduler says: {said}"))
+    message = compose(
+        f"Pod {pod.name} finds no node:",
+        said,
+        "It waits until a node has room; lower spec.resources, or free or add nodes.",
+    )
     return _Trouble(Reason.UNSCHEDULABLE, message)
 
 
 def _not_starting(name: str, reason: str, said: str) -> _Trouble:
-    message = (
-        f"Pod {name} does not start ({reason}): {as_sentence(said)} It goes on by itself when that is mended; "
-        "check the Secret and the claims that the spec names."
+    message = compose(
+        f"Pod {name} does not start ({reason}):",
+        said,
+        "It resumes by itself when that is fixed; check the Secret and the claims that the spec names.",
     )
     return _Trouble(Reason.POD_NOT_STARTING, message)
 
 
-# --- told by events only ---------------------------------------------------------------------------------------
-def _told_by_events(draft: Draft, job: ChildJob, pods: tuple[Pod, ...]) -> tuple[Draft, _Trouble | None]:
+# --- reported by events only ---------------------------------------------------------------------------------------
+def _reported_by_events(draft: Draft, job: ChildJob, pods: tuple[Pod, ...]) -> tuple[Draft, _Trouble | None]:
     """A volume that cannot be mounted and a quota that is used up stand in events and nowhere else."""
     name, created = _silent(job, pods)
     if name is None:
@@ -120,14 +124,15 @@ def _told_by_events(draft: Draft, job: ChildJob, pods: tuple[Pod, ...]) -> tuple
     if not warning.message:
         return draft, None
     if not pods:
-        said = f"Job {job.name} has no pods ({warning.reason}): {as_sentence(warning.message)}"
-        advice = "Check the quota of the namespace."
-        return draft, _Trouble(Reason.NO_PODS, f"{said} {advice}")
+        message = compose(
+            f"Job {job.name} has no pods ({warning.reason}):", warning.message, "Check the quota of the namespace."
+        )
+        return draft, _Trouble(Reason.NO_PODS, message)
     return draft, _not_starting(name, warning.reason, warning.message)
 
 
 def _silent(job: ChildJob, pods: tuple[Pod, ...]) -> tuple[str, datetime | None] | tuple[None, None]:
-    """The object that should have got further by now: a Job without pods, or a pod on a node that does not start."""
+    """The object that should be further along: a Job without pods, or a pod on a node that does not start."""
     if not pods:
         return job.name, job.created
     for pod in pods:

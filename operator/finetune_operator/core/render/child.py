@@ -6,16 +6,17 @@ from typing import Any
 
 from finetune_contract import names
 from finetune_contract.jobspec import Attempt, World
-from finetune_operator.core.objects import LABEL_JOB_UID, FineTuneJob, GpuClass, Raw, Role
+from finetune_operator.core.objects import LABEL_JOB_UID, FineTuneJob, GpuClass, Raw
 from finetune_operator.core.options import Options
+from finetune_operator.core.stages import Stage
 
 
 @dataclass(frozen=True)
 class Child:
-    """One attempt of one role, with all that its rendering needs."""
+    """One attempt of one stage, with all that its rendering needs."""
 
     job: FineTuneJob
-    role: Role
+    stage: Stage
     run: int
     config_hash: str
     world: World
@@ -32,7 +33,7 @@ class Child:
 
     @property
     def name(self) -> str:
-        return child_name(self.job.name, self.role, self.run, self.number)
+        return self.stage.child_name(self.job.name, self.run, self.number)
 
     @property
     def service(self) -> str | None:
@@ -41,17 +42,12 @@ class Child:
 
     @property
     def pod_count(self) -> int:
-        return self.world.nodes if self.role is Role.TRAIN else 1
+        return self.world.nodes if self.stage.shape.is_gang else 1
 
     @property
     def gpus(self) -> int:
         """In each pod."""
-        return self.world.gpus_per_node if self.role is Role.TRAIN else 0
-
-
-def child_name(job: str, role: Role, run: int, number: int) -> str:
-    naming = names.attempt_name if role is Role.TRAIN else names.prepare_name
-    return naming(job, run, number)
+        return self.world.gpus_per_node if self.stage.shape.needs_class else 0
 
 
 def labels(child: Child) -> dict[str, str]:
@@ -62,7 +58,7 @@ def labels(child: Child) -> dict[str, str]:
         LABEL_JOB_UID: child.job.uid,
         names.LABEL_RUN: str(child.run),
         names.LABEL_ATTEMPT: str(child.number),
-        names.LABEL_ROLE: str(child.role),
+        names.LABEL_ROLE: child.stage.role,
     }
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune_operator.core.objects import CONTAINER, Role
+from finetune_operator.core.objects import CONTAINER
 from finetune_operator.core.render.child import Child, labels, metadata
 from finetune_operator.core.render.jobfile import ANNOTATION_JOB_FILE, render_job_file
 from finetune_operator.core.render.pod import render_pod_spec
@@ -29,7 +29,7 @@ def render_job(child: Child) -> dict[str, Any]:
 
 def _completions(child: Child) -> dict[str, Any]:
     count = {"completions": child.pod_count, "parallelism": child.pod_count}
-    return {**count, "completionMode": "Indexed"} if child.role is Role.TRAIN else count
+    return {**count, "completionMode": "Indexed"} if child.stage.shape.is_gang else count
 
 
 def _pod_failure_policy() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from posixpath import basename, dirname
 from typing import Any
 
 from finetune_contract import names
-from finetune_operator.core.objects import CONTAINER, Role
+from finetune_operator.core.objects import CONTAINER
 from finetune_operator.core.quantity import parse_quantity
 from finetune_operator.core.render.child import Child, labels
 from finetune_operator.core.render.jobfile import ANNOTATION_JOB_FILE
@@ -58,14 +58,14 @@ def _tolerations(child: Child) -> list[dict[str, Any]]:
         | {"tolerationSeconds": _NODE_GONE_SECONDS}
         for what in ("not-ready", "unreachable")
     ]
-    of_class = child.gpu_class.tolerations if child.role is Role.TRAIN else ()
+    of_class = child.gpu_class.tolerations if child.stage.shape.needs_class else ()
     return gone + [dict(toleration) for toleration in of_class]
 
 
 def _affinity(child: Child) -> dict[str, Any]:
-    """A preparation needs no device and runs anywhere."""
+    """A stage without devices runs anywhere."""
     affinity: dict[str, Any] = {}
-    if child.role is Role.TRAIN and child.gpu_class.terms:
+    if child.stage.shape.needs_class and child.gpu_class.terms:
         terms = [{"matchExpressions": list(term["matchExpressions"])} for term in child.gpu_class.terms]
         affinity["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     if child.pod_count > 1:
@@ -80,7 +80,7 @@ def _container(child: Child) -> dict[str, Any]:
         "name": CONTAINER,
         "image": child.options.trainer_image,
         "imagePullPolicy": child.options.image_pull_policy,
-        "args": [str(child.role)],
+        "args": [child.stage.role],
         "env": _environment(child),
         "ports": [{"name": names.PORT_NAME_METRICS, "containerPort": names.PORT_METRICS, "protocol": "TCP"}],
         "resources": _resources(child),
@@ -113,11 +113,11 @@ def _environment(child: Child) -> list[dict[str, str]]:
 
 
 def _resources(child: Child) -> dict[str, Any]:
-    resources = child.job.spec.resources
+    requests = child.stage.requests(child.job.spec)
     devices = {child.gpu_class.resource_name: str(child.gpus)} if child.gpus else {}
     return {
-        "requests": {"cpu": resources.cpu, "memory": resources.memory, **devices},
-        "limits": {"memory": resources.memory, **devices},
+        "requests": {**requests, **devices},
+        "limits": {"memory": requests["memory"], **devices},
     }
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from finetune_operator.core.classify import EndKind, classify
-from finetune_operator.core.objects import ChildJob, Pod, Role
+from finetune_operator.core.classify import classify
+from finetune_operator.core.objects import ChildJob, Pod
+from finetune_operator.core.stages import PREPARE, TRAIN, EndKind, Stage
 from tests.builders.children import ChildBuilder, PodBuilder, prepare_child, prepare_pod, train_child, train_pod
 from tests.builders.records import failed_record, prepared_record, stopped_record, trained_record
 
@@ -19,7 +20,7 @@ class Row:
     want_reason: str
     want_in_message: str = ""
     want_certain: bool = True
-    role: Role = Role.TRAIN
+    stage: Stage = TRAIN
 
 
 EARLY, LATE = "2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z"
@@ -33,7 +34,7 @@ ROWS = [
         (prepare_pod().left(prepared_record()),),
         EndKind.SUCCEEDED,
         "Succeeded",
-        role=Role.PREPARE,
+        stage=PREPARE,
     ),
     Row(
         "training succeeds by the record of rank 0",
@@ -292,7 +293,7 @@ ROWS = [
 def test_classify(row: Row) -> None:
     job = ChildJob.parse(row.child.build())
     assert job.end is not None
-    end = classify(job.end, [Pod.parse(pod.build()) for pod in row.pods], row.role, "4Gi")
+    end = classify(job.end, [Pod.parse(pod.build()) for pod in row.pods], row.stage, "4Gi")
     assert (end.kind, end.reason) == (row.want_kind, row.want_reason)
     assert row.want_in_message in end.message
     assert end.is_certain == row.want_certain

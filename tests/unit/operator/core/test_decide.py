@@ -1099,7 +1099,7 @@ OBSTACLES = [
         "a Job of another owner is a conflict",
         make_snapshot().training(created=False).seeing(train_child().owned_by("somebody")),
         want_reason="Conflict",
-        want_message="not owned by this FineTuneJob: delete it, or rename this job",
+        want_message="not owned by this FineTuneJob. Delete it, or rename this job",
         want_requeue=60,
     ),
     Row(

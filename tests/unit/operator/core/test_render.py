@@ -5,12 +5,13 @@ import json
 import pytest
 
 from finetune_contract.jobspec import Attempt, JobFile, World
-from finetune_operator.core.objects import FineTuneJob, GpuClass, Role
+from finetune_operator.core.objects import FineTuneJob, GpuClass
 from finetune_operator.core.options import Options
 from finetune_operator.core.render.child import Child
 from finetune_operator.core.render.job import render_job
 from finetune_operator.core.render.jobfile import ANNOTATION_JOB_FILE
 from finetune_operator.core.render.service import render_service
+from finetune_operator.core.stages import PREPARE, STAGES, TRAIN, Stage
 from finetune_operator.core.world import plan_world
 from tests.builders.golden import assert_golden
 from tests.builders.jobs import JobBuilder, Json, make_class, make_job, make_t4
@@ -18,19 +19,19 @@ from tests.builders.snapshots import OPTIONS, PREPARED
 
 
 def child_of(
-    job: JobBuilder, gpu_class: Json, role: Role = Role.TRAIN, options: Options = OPTIONS, number: int = 1
+    job: JobBuilder, gpu_class: Json, stage: Stage = TRAIN, options: Options = OPTIONS, number: int = 1
 ) -> Child:
     view, parsed = FineTuneJob(job.build()), GpuClass.parse(gpu_class)
     return Child(
         job=view,
-        role=role,
+        stage=stage,
         run=1,
         config_hash="hash-of-run",
         world=plan_world(view.spec.resources, parsed, options.allow_cpu_for_gpu),
         options=options,
         gpu_class=parsed,
-        attempt=Attempt(number=number, reason="FirstAttempt", resume="newest" if role is Role.TRAIN else "none"),
-        prepared=PREPARED if role is Role.TRAIN else {},
+        attempt=Attempt(number=number, reason="FirstAttempt", resume="newest" if stage is TRAIN else "none"),
+        prepared=PREPARED if stage is TRAIN else {},
     )
 
 
@@ -46,7 +47,7 @@ PULLING = Options(trainer_image="private/trainer:2", image_pull_secrets=("regist
 @pytest.mark.parametrize(
     ("name", "child"),
     [
-        pytest.param("prepare-job", child_of(make_job().on_gpus(), make_t4(), Role.PREPARE), id="prepare asks no GPU"),
+        pytest.param("prepare-job", child_of(make_job().on_gpus(), make_t4(), PREPARE), id="prepare asks no GPU"),
         pytest.param("train-job-cpu", child_of(make_job(), make_class("cpu")), id="one node without a GPU"),
         pytest.param("train-job-gpus", child_of(make_job().on_gpus(gpus=2), make_t4(), number=3), id="two GPUs"),
         pytest.param("train-job-nodes", child_of(make_job().on_nodes(2), make_class("cpu")), id="two nodes"),
@@ -72,14 +73,14 @@ def test_one_node_needs_no_service() -> None:
     assert child_of(make_job(), make_class("cpu")).service is None
 
 
-@pytest.mark.parametrize("role", Role)
-def test_the_job_file_is_read_back_by_the_trainer(role: Role) -> None:
-    annotations = render_job(child_of(make_job(), make_class("cpu"), role))["spec"]["template"]["metadata"][
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.role)
+def test_the_job_file_is_read_back_by_the_trainer(stage: Stage) -> None:
+    annotations = render_job(child_of(make_job(), make_class("cpu"), stage))["spec"]["template"]["metadata"][
         "annotations"
     ]
     file = JobFile.parse(annotations[ANNOTATION_JOB_FILE])
     assert (file.identity.name, file.identity.run, file.attempt.number) == ("faq", 1, 1)
-    assert (file.prepared is None) == (role is Role.PREPARE)
+    assert (file.prepared is None) == (stage is PREPARE)
 
 
 @pytest.mark.parametrize(("cpu", "want"), [("200m", "1"), ("1", None), (8, None)])
