@@ -2,18 +2,22 @@
 
 Each child is a rank as the supervisor would start it, without the seconds of imports. A line of JSON in, a line out:
 
-    {"do": "rank", "env": {…}, "log": path, "die_at": n}  →  {"pid": …}
-    {"wait": pid}                                          →  {"status": exit code, or minus the signal}
+    {"do": "rank", "env": {…}, "log": path, "die_at": n, "gates": […]}  →  {"pid": …}
+    {"wait": pid}                                                        →  {"status": exit code, or minus the signal}
 
 `die_at`: the child kills itself with SIGKILL at its n-th operation on files or sockets, counted from the first step of
 training on, in whichever thread: in a save, in an upload, in the publishing. Without it the child writes how many there
 were to `<log>.operations`.
+
+`gates`: pairs of a place and a FIFO. The thread that comes to the place waits there until the other end of the FIFO has
+been opened and closed: what a test does in between happens at that place, however slow or fast the machine is.
 """
 
 import json
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,9 +28,7 @@ def _import_all() -> None:
     import transformers
     import transformers.models.qwen2.modeling_qwen2
 
-    from finetune_trainer import (
-        train,  # noqa: F401
-    )
+    from finetune_trainer.training import train  # noqa: F401
     from tests.trainer import models  # noqa: F401
 
     _ = (transformers.Trainer, transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
@@ -72,6 +74,7 @@ def _child(order: dict[str, Any]) -> NoReturn:
     if order["do"] == "prepare":
         command.prepare(job, scratch)
     _count_operations(order.get("die_at"), Path(order["log"] + ".operations"))
+    _wait_at(order.get("gates", []))
     command.rank(job, scratch)
     raise AssertionError("a command ends its process")
 
@@ -107,6 +110,39 @@ def _count_operations(die_at: int | None, report: Path) -> None:
     start.Start.stage = stage  # type: ignore[method-assign]
     command._exit = end
     sys.addaudithook(hook)
+
+
+def _wait_at(gates: Sequence[tuple[Mapping[str, Any], str]]) -> None:
+    """One after another. A place is what the progress record is about to say, or a step whose gradients are there."""
+    import transformers
+
+    from finetune_trainer.pod.progress import Progress
+
+    closed = list(gates)
+
+    def come_to(**places: Any) -> None:
+        if closed and all(_has_come(places.get(name), want) for name, want in closed[0][0].items()):
+            _, fifo = closed.pop(0)
+            with open(fifo, "rb") as gate:
+                gate.read()
+
+    update, training_step = Progress.update, transformers.Trainer.training_step
+
+    def update_and_come(self: Progress, **fields: Any) -> None:
+        update(self, **fields)
+        come_to(**fields)
+
+    def step_and_come(self: Any, *arguments: Any, **options: Any) -> Any:
+        loss = training_step(self, *arguments, **options)
+        come_to(within_step=self.state.global_step + 1)
+        return loss
+
+    Progress.update = update_and_come  # type: ignore[method-assign]
+    transformers.Trainer.training_step = step_and_come
+
+
+def _has_come(value: Any, want: Any) -> bool:
+    return bool(value is not None and (value >= want if isinstance(want, int) else value == want))
 
 
 if __name__ == "__main__":
