@@ -80,9 +80,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     folder = tmp_path_factory.mktemp("s3")
     ports = [ReservedPort() for _ in range(8)]  # held until the server has ended
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            _command(folder, [port.number for port in ports]), stdout=log, stderr=log, start_new_session=True
-        )
+        command = _command(folder, [port.number for port in ports])
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         here = S3(f"http://127.0.0.1:{ports[0].number}", folder, itertools.count())
         _wait_until_it_serves(here, server)
