@@ -8,6 +8,7 @@ import pytest
 from finetune_trainer.rank.once import once_per_node
 
 
+@pytest.mark.races
 def test_it_is_done_once_and_everyone_gets_the_result(tmp_path: Path) -> None:
     calls: list[int] = []
     results: list[Path] = []
