@@ -43,17 +43,22 @@ def main() -> None:
 
     assert not torch.cuda.is_initialized()
     print(json.dumps({"ready": True}), flush=True)
+    children: set[int] = set()
     for line in sys.stdin:
         order = json.loads(line)
         if "wait" in order:
             _, status = os.waitpid(order["wait"], 0)
+            children.discard(order["wait"])
             answer = {"status": os.waitstatus_to_exitcode(status)}
         else:
             pid = os.fork()
             if pid == 0:
                 _child(order)
+            children.add(pid)
             answer = {"pid": pid}
         print(json.dumps(answer), flush=True)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)  # what a failed test left at a gate
 
 
 def _child(order: dict[str, Any]) -> NoReturn:
