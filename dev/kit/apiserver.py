@@ -95,7 +95,7 @@ def wait_for(
     what: str,
     look: Callable[[], T | None],
     *,
-    seconds: float = 60,
+    seconds: float = 300,
     explain: Callable[[], str] = str,
     pause: float = 0.1,
 ) -> T:

@@ -41,7 +41,7 @@ def installed_operator_paused(control_plane: Cluster) -> Iterator[None]:
     }
     for namespace, name in found:
         kubectl("-n", namespace, "scale", "deployment", name, "--replicas=0")
-        kubectl("-n", namespace, "wait", "pods", "-l", _INSTALLED[-1], "--for=delete", "--timeout=60s", timeout=70)
+        kubectl("-n", namespace, "wait", "pods", "-l", _INSTALLED[-1], "--for=delete", "--timeout=300s", timeout=310)
     yield
     for (namespace, name), replicas in found.items():
         kubectl("-n", namespace, "scale", "deployment", name, f"--replicas={replicas}")

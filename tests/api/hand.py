@@ -82,7 +82,7 @@ class Hand:
     def delete(self, name: str) -> None:
         self.api.delete(FINETUNEJOBS, self.namespace, name)
 
-    def wait(self, name: str, what: str, until: Callable[[Object], object], seconds: float = 60) -> Object:
+    def wait(self, name: str, what: str, until: Callable[[Object], object], seconds: float = 300) -> Object:
         def look() -> Object | None:
             job = self.get(name)
             return job if until(job) else None

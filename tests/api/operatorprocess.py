@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -18,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from dev.kit.apiserver import wait_for
+from dev.kit.ports import ReservedPort
 
 ROOT = Path(__file__).parents[2]
 TRAINER_IMAGE = "localhost/finetune-trainer:api-test"
@@ -37,7 +37,8 @@ class OperatorProcess:
 
     def __init__(self, kubeconfig: Path, log: Path, *namespaces: str, env: Mapping[str, str] | None = None) -> None:
         self._log = log
-        self.port = _free_port()
+        self._port = ReservedPort()  # across all lives
+        self.port = self._port.number
         self._env = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}/operator:{ROOT}/trainer_image",
@@ -78,7 +79,7 @@ class OperatorProcess:
 
     def wait_ended(self) -> int:
         assert self._process is not None
-        return self._process.wait(timeout=60)
+        return self._process.wait(timeout=300)
 
     def pause(self) -> None:
         self._signal(signal.SIGSTOP)
@@ -103,7 +104,7 @@ class OperatorProcess:
             return 0
         process, self._process = self._process, None
         process.send_signal(number)
-        return process.wait(timeout=60)
+        return process.wait(timeout=300)
 
     # --- what it says ---------------------------------------------------------------------------------------------
     def is_ready(self) -> bool:
@@ -133,7 +134,7 @@ class OperatorProcess:
         return found
 
     def _samples(self, name: str) -> list[Sample]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         families = text_string_to_metric_families(text)
         return [sample for family in families for sample in family.samples if sample.name == name]
@@ -150,9 +151,3 @@ def trouble(log: str, *, api_server_was_away: bool = False) -> list[str]:
     """Lines that no healthy operator writes; kopf reports each failed request as an error."""
     lines = [line for line in log.splitlines() if _TROUBLE.search(line)]
     return [line for line in lines if not (api_server_was_away and _API_SERVER_AWAY.search(line))]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

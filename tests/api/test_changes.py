@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
+
 from dev.kit.apiserver import wait_for
 from dev.kit.jobs import condition
 from finetune_operator.ports import GPUCLASSES, JOBS, NODES, PODS
 from tests.api.hand import NODE_LABEL, Hand
 from tests.builders.records import prepared_record, stopped_record, trained_record
+
+pytestmark = pytest.mark.races
 
 
 def test_suspend_stops_the_pods_and_resume_goes_on_with_the_next_attempt(hand: Hand) -> None:
@@ -100,7 +104,7 @@ def test_a_foreign_job_of_our_name_is_left_alone_and_named(hand: Hand) -> None:
 
     hand.api.delete(JOBS, hand.namespace, "theirs-r1-p1")
     hand.annotate("theirs", note="look")  # or wait for the next look
-    hand.wait("theirs", "going on", lambda job: condition(job, "Succeeded")["reason"] != "Conflict", seconds=90)
+    hand.wait("theirs", "going on", lambda job: condition(job, "Succeeded")["reason"] != "Conflict")
 
 
 def test_missing_labels_are_named_and_a_label_that_comes_is_taken_up(
@@ -118,7 +122,9 @@ def test_missing_labels_are_named_and_a_label_that_comes_is_taken_up(
     hand.api.patch(NODES, None, node, {"metadata": {"labels": {NODE_LABEL: "scarce"}}})
     hand.wait("picky", "matched", lambda job: condition(job, "Planned")["status"] == "True")
     status = wait_for(
-        "counted", lambda: hand.api.get(GPUCLASSES, None, scarce).get("status", {}).get("nodes"), explain=hand.log
+        "counted",
+        lambda: hand.api.get(GPUCLASSES, None, scarce).get("status", {}).get("nodes"),
+        explain=hand.log,
     )
     assert status == 1
     assert hand.api.get(GPUCLASSES, None, scarce)["status"]["devices"] == 8

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from dev.kit.ports import ReservedPort
 from dev.localcluster.commands import CommandError, output_of
 from dev.localcluster.waiting import until
 from tests.api.crds import JOB, Object, changed, install
@@ -161,6 +162,7 @@ def test_a_lease_is_its_own_namespaces(release) -> None:
     assert not any(one.may(what, "default") for what in leases)
 
 
+@pytest.mark.races
 def test_the_operator_works_with_these_rights_and_is_never_forbidden_anything(release, tmp_path: Path) -> None:
     one = release({"leaderElection": {"enabled": True}}, watches_itself=True)
     kubectl, namespace, gpu_class = one.cluster.kubectl, one.namespace, one.name
@@ -168,35 +170,36 @@ def test_the_operator_works_with_these_rights_and_is_never_forbidden_anything(re
         {"apiVersion": "finetune.dev/v1alpha1", "kind": "GPUClass", "metadata": {"name": gpu_class}, "spec": {}}
     )
     log = tmp_path / "operator.log"
-    process, port = _start_operator(one, tmp_path, log)
+    expect = partial(until, seconds=300)
+    port = ReservedPort()
+    process = _start_operator(one, port.number, tmp_path, log)
     try:
-        until("the operator is ready", lambda: _answers(port, "/readyz"), seconds=60)
+        until("the operator is ready", lambda: _answers(port.number, "/readyz"), seconds=300)
         job = changed(JOB, {"spec.resources.gpuClass": gpu_class})
         kubectl("create", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(job))
 
         def get(*words: str) -> Any:
             return kubectl.get("-n", namespace, *words)
 
-        until("the status is written", lambda: get("ftj", "faq").get("status", {}).get("observedGeneration") == 1)
-        until("a Job is created", lambda: get("jobs")["items"])
-        until("the class is counted", lambda: "nodes" in kubectl.get("gpuclass", gpu_class).get("status", {}))
+        expect("the status is written", lambda: get("ftj", "faq").get("status", {}).get("observedGeneration") == 1)
+        expect("a Job is created", lambda: get("jobs")["items"])
+        expect("the class is counted", lambda: "nodes" in kubectl.get("gpuclass", gpu_class).get("status", {}))
         assert len(get("leases")["items"]) == 1
         kubectl("patch", "ftj", "faq", "-n", namespace, "--type=merge", "--patch", '{"spec": {"suspend": true}}')
-        until("the Job is deleted", lambda: all("deletionTimestamp" in one["metadata"] for one in get("jobs")["items"]))
-        until("an event is posted", lambda: _events_about(get("events")["items"], "FineTuneJob"))
+        expect(
+            "the Job is deleted", lambda: all("deletionTimestamp" in job["metadata"] for job in get("jobs")["items"])
+        )
+        expect("an event is posted", lambda: _events_about(get("events")["items"], "FineTuneJob"))
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=300)
         kubectl("delete", "gpuclass", gpu_class)
     text = log.read_text()
     assert "forbidden" not in text.lower(), text
     assert "403" not in text, text
 
 
-def _start_operator(one: Release, folder: Path, log: Path) -> tuple[subprocess.Popen[bytes], int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+def _start_operator(one: Release, port: int, folder: Path, log: Path) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "KUBECONFIG": str(one.kubeconfig(folder)),
@@ -209,7 +212,7 @@ def _start_operator(one: Release, folder: Path, log: Path) -> tuple[subprocess.P
     }
     with log.open("wb") as sink:
         argv = [sys.executable, "-m", "finetune_operator"]
-        return subprocess.Popen(argv, env=environment, stdout=sink, stderr=sink), port
+        return subprocess.Popen(argv, env=environment, stdout=sink, stderr=sink)
 
 
 def _answers(port: int, path: str) -> bool:

@@ -12,6 +12,8 @@ from finetune_contract.termination import TerminationRecord
 from tests.api.hand import Hand
 from tests.builders.records import failed_record, prepared_record, stopped_record
 
+pytestmark = pytest.mark.races
+
 
 @dataclass(frozen=True)
 class End:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from dev.kit.apiserver import ApiServer
+from dev.kit.apiserver import ApiServer, wait_for
 from dev.localcluster.cluster import Cluster, UnsupportedError
 from finetune_operator.ports import FINETUNEJOBS, JOBS, LEASES
 from tests.api.hand import Hand
 from tests.api.operatorprocess import OperatorProcess, trouble
 from tests.builders.records import failed_record, prepared_record, trained_record
+
+pytestmark = pytest.mark.races
 
 Own = tuple[Hand, OperatorProcess]
 
@@ -105,7 +107,7 @@ def test_the_api_server_may_be_restarted(own: Own, control_plane: Cluster) -> No
     except UnsupportedError as error:
         pytest.skip(str(error))
     hand.end(pods, 0, trained_record())
-    hand.wait("cut-off", "finished", lambda job: job["status"]["phase"] == "Succeeded", seconds=120)
+    hand.wait("cut-off", "finished", lambda job: job["status"]["phase"] == "Succeeded")
     assert operator.pid == pid
     assert operator.is_running()
     assert operator.probe("/healthz") == 200
@@ -142,10 +144,10 @@ def test_a_paused_leader_is_replaced_and_ends_when_it_wakes(
         )
         hand.log = second.log
         first.start()
+        wait_for("leading", lambda: first.metric("finetune_operator_leader"), explain=first.log)
         second.start()  # ready, as a stand-by
         try:
             assert _leader(api, hand.namespace).startswith("first")
-            assert first.metric("finetune_operator_leader") == 1
             assert second.metric("finetune_operator_leader") == 0
             first.pause()
             hand.apply("orphan")

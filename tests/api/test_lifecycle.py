@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 from dev.kit.apiserver import Object, wait_for
 from dev.kit.jobs import condition
 from finetune_contract import names
@@ -15,6 +17,8 @@ from finetune_operator.ports import EVENTS, FINETUNEJOBS, SERVICES
 from tests.api.hand import Hand
 from tests.api.operatorprocess import OperatorProcess
 from tests.builders.records import prepared_record, progress_record, trained_record
+
+pytestmark = pytest.mark.races
 
 
 def test_a_job_is_prepared_trained_and_succeeds(
@@ -51,7 +55,8 @@ def test_nothing_is_written_about_a_job_at_rest(hand: Hand, operator: OperatorPr
     reconciles = operator.metric("finetune_operator_reconcile_duration_seconds_count")
 
     hand.annotate("rest", note="an event that concerns nobody")
-    wait_for("looked at", lambda: operator.metric("finetune_operator_reconcile_duration_seconds_count") > reconciles)
+    count = "finetune_operator_reconcile_duration_seconds_count"
+    wait_for("looked at", lambda: operator.metric(count) > reconciles)
 
     after = hand.get("rest")
     assert after["status"] == before["status"]

@@ -9,7 +9,7 @@ import pytest
 
 from dev.kit.jobs import Jobs, condition
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.races]
 
 CASES = [
     pytest.param(

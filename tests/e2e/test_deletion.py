@@ -7,9 +7,9 @@ import pytest
 from dev.kit.jobs import Jobs
 from dev.localcluster.waiting import until
 from finetune_operator.ports import JOBS, PODS, SERVICES
-from tests.e2e.test_interruptions import step_of
+from tests.e2e.test_interruptions import ENDLESS, step_of
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.races]
 
 
 def children(jobs: Jobs, name: str) -> list[str]:
@@ -28,12 +28,12 @@ def children(jobs: Jobs, name: str) -> list[str]:
     ],
 )
 def test_deleting_a_training_job_leaves_no_child(platform, jobs: Jobs, replicas: int) -> None:
-    name = jobs.apply(platform.tiny_job("doomed", training__maxSteps=2000))
+    name = jobs.apply(platform.tiny_job("doomed", **ENDLESS))
     jobs.wait(name, lambda job: step_of(job) > 0, what="training")
     try:
         platform.scale_operator(replicas)
         jobs.delete(name)
-        until("the children are gone", lambda: children(jobs, name) == [], seconds=120)
+        until("the children are gone", lambda: children(jobs, name) == [], seconds=300)
     finally:
         platform.scale_operator(1)
 
@@ -42,5 +42,5 @@ def test_deleting_a_finished_job_keeps_what_it_published(platform, jobs: Jobs) -
     name = jobs.apply(platform.tiny_job("kept", training__maxSteps=2))
     done = jobs.wait_succeeded(name)
     jobs.delete(name)
-    until("the children are gone", lambda: children(jobs, name) == [], seconds=60)
+    until("the children are gone", lambda: children(jobs, name) == [], seconds=300)
     assert any(key.endswith("/manifest.json") for key in platform.published(done))

@@ -10,7 +10,7 @@ import pytest
 
 from dev.kit.jobs import Jobs, Object, condition, load_example
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.races]
 
 FOLDER = Path(__file__).parents[2] / "examples"
 TRAINS = [

@@ -6,13 +6,13 @@ import pytest
 
 from dev.kit.jobs import Jobs
 from dev.localcluster.waiting import until
-from tests.e2e.test_interruptions import step_of
+from tests.e2e.test_interruptions import ENDLESS, step_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.serial]
+pytestmark = [pytest.mark.cluster, pytest.mark.serial, pytest.mark.races]
 
 
 def test_a_running_job_survives_upgrade_uninstall_and_install(platform, jobs: Jobs) -> None:
-    name = jobs.apply(platform.tiny_job("survivor", training__maxSteps=500))
+    name = jobs.apply(platform.tiny_job("survivor", **ENDLESS))
     jobs.wait(name, lambda job: step_of(job) > 0, what="training")
 
     platform.chart.install({**platform.values, "log": {"level": "debug"}})
@@ -25,7 +25,10 @@ def test_a_running_job_survives_upgrade_uninstall_and_install(platform, jobs: Jo
     assert jobs.exists(name)
     assert {pod["metadata"]["uid"] for pod in jobs.pods(name)} == {pod["metadata"]["uid"]}
 
+    seen = step_of(jobs.get(name))  # of an object that nobody writes to now
+
     platform.install()
-    until("the operator is back", platform.operator_is_ready, seconds=60, pause=0.5)
-    done = jobs.wait_succeeded(name)
-    assert (done["status"]["run"], done["status"]["attempt"]) == (1, 1)
+    until("the operator is back", platform.operator_is_ready, seconds=300, pause=0.5)
+    now = jobs.wait(name, lambda job: step_of(job) > seen, what="followed again by the operator")
+    assert (now["status"]["run"], now["status"]["attempt"]) == (1, 1)
+    assert {pod["metadata"]["uid"] for pod in jobs.pods(name)} == {pod["metadata"]["uid"]}

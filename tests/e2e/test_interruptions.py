@@ -11,9 +11,11 @@ from dev.kit.jobs import Jobs, Object
 from dev.kit.podhistory import PodHistory
 from dev.localcluster.waiting import until
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.races]
 
 EVERY = 40
+ENDLESS = {"training__maxSteps": None, "training__epochs": 1000, "training__perDeviceBatchSize": 1}
+"""Some 40,000 steps: a training that outlasts any test, so what a test has seen of it is still so when it acts."""
 LONG = {"training__maxSteps": 280, "checkpoint__everySteps": EVERY}
 
 
@@ -83,7 +85,7 @@ def test_operator_and_api_server_may_die_without_a_running_job_noticing(platform
         jobs.wait(name, lambda job: step_of(job) > 0, what="training")
         platform.kill_operator()
         platform.restart_api_server()
-        until("the operator is back", platform.operator_is_ready, seconds=90, pause=0.5)
+        until("the operator is back", platform.operator_is_ready, seconds=300, pause=0.5)
         done = jobs.wait_succeeded(name)
     assert done["status"]["attempt"] == 1
     assert {rank: len(uids) for rank, uids in history.uids_by_rank().items()} == {(name, "1", "1", "0"): 1}
@@ -94,7 +96,7 @@ def test_a_suspended_job_saves_and_goes_on_where_it_was(platform, jobs: Jobs) ->
     seen = jobs.wait(name, is_past_a_checkpoint, what="past its first checkpoint")
     jobs.patch(name, '{"spec": {"suspend": true}}')
     jobs.wait(name, lambda job: job["status"]["phase"] == "Suspended", what="suspended")
-    until("its pods are gone", lambda: not jobs.pods(name), seconds=90)
+    until("its pods are gone", lambda: not jobs.pods(name), seconds=300)
     jobs.patch(name, '{"spec": {"suspend": false}}')
     done = jobs.wait_succeeded(name)
     assert done["status"]["run"] == 1

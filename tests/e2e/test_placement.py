@@ -8,7 +8,7 @@ import pytest
 
 from dev.kit.jobs import Jobs, condition
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.races]
 
 GPU = {"resources__gpuClass": "a100-80gb", "resources__gpusPerNode": 1}
 
@@ -18,7 +18,7 @@ GPU = {"resources__gpuClass": "a100-80gb", "resources__gpusPerNode": 1}
 def test_a_job_lands_on_the_node_that_carries_its_class_in_any_scheme(platform, jobs: Jobs, scheme: str) -> None:
     with platform.gpu_node(scheme) as node:
         name = jobs.apply(platform.tiny_job("placed", training__maxSteps=2, **GPU))
-        jobs.wait(name, lambda job: bool(jobs.pods(name)), what="given a training pod", seconds=120)
+        jobs.wait(name, lambda job: bool(jobs.pods(name)), what="given a training pod")
         jobs.wait(name, lambda job: jobs.pods(name)[0]["spec"].get("nodeName") == node, what=f"placed on {node}")
         jobs.delete(name)
 
@@ -35,9 +35,7 @@ def test_a_gpu_job_trains_through_when_the_class_has_a_node(platform, jobs: Jobs
 def test_a_class_without_a_node_says_which_labels_are_missing_on_how_many_nodes(platform, jobs: Jobs) -> None:
     started = time.monotonic()
     name = jobs.apply(platform.tiny_job("nowhere", resources__gpuClass="h100-80gb"))
-    job = jobs.wait(
-        name, lambda job: condition(job, "Planned").get("reason") == "NoMatchingNodes", what="explained", seconds=20
-    )
+    job = jobs.wait(name, lambda job: condition(job, "Planned").get("reason") == "NoMatchingNodes", what="explained")
     print(f"explained {time.monotonic() - started:.1f} s after apply")
     message = condition(job, "Planned")["message"]
     assert "nvidia.com/gpu.product" in message

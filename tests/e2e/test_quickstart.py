@@ -7,7 +7,7 @@ import pytest
 from dev.demo.verifier import verify_in_pod
 from dev.kit.jobs import Jobs, condition, load_example
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.races]
 
 
 @pytest.mark.serial  # it computes on both cores for minutes

@@ -55,6 +55,6 @@ def namespace(cluster: LocalCluster, request: pytest.FixtureRequest) -> Iterator
             "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
         }
     )
-    kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=20s")
+    kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=180s", timeout=190)
     yield name
     kubectl("delete", "namespace", name, "--wait=false")

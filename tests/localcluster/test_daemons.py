@@ -14,8 +14,10 @@ import pytest
 from dev.localcluster.daemons import Daemon, DaemonError, Daemons, parse_stat, read_stat
 from dev.localcluster.waiting import until
 
+pytestmark = pytest.mark.races
+
 STUBBORN = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
 )
 
 
@@ -31,7 +33,7 @@ def daemons(tmp_path: Path) -> Iterator[Daemons]:
 
 
 def test_a_daemon_runs_in_its_own_session_and_is_found_by_another_process(daemons: Daemons) -> None:
-    assert daemons.ensure(python("sleeper", "import time; time.sleep(99)"))
+    assert daemons.ensure(python("sleeper", "import time; time.sleep(600)"))
     pid = daemons.pid("sleeper")
     assert pid
     assert os.getsid(pid) == pid
@@ -39,7 +41,7 @@ def test_a_daemon_runs_in_its_own_session_and_is_found_by_another_process(daemon
 
 
 def test_a_running_daemon_is_left_alone(daemons: Daemons) -> None:
-    daemon = python("sleeper", "import time; time.sleep(99)")
+    daemon = python("sleeper", "import time; time.sleep(600)")
     daemons.ensure(daemon)
     pid = daemons.pid("sleeper")
     assert not daemons.ensure(daemon)
@@ -47,7 +49,7 @@ def test_a_running_daemon_is_left_alone(daemons: Daemons) -> None:
 
 
 def test_a_changed_file_restarts_it(daemons: Daemons, tmp_path: Path) -> None:
-    code = "import time; time.sleep(99)"
+    code = "import time; time.sleep(600)"
     daemons.ensure(python("sleeper", code, **{f"{tmp_path}/config": "one"}))
     pid = daemons.pid("sleeper")
     assert daemons.ensure(python("sleeper", code, **{f"{tmp_path}/config": "two"}))
@@ -56,7 +58,7 @@ def test_a_changed_file_restarts_it(daemons: Daemons, tmp_path: Path) -> None:
 
 
 def test_one_that_ignores_sigterm_is_killed_after_the_grace(daemons: Daemons) -> None:
-    daemons.ensure(python("stubborn", STUBBORN), lambda: "deaf" in daemons.tail("stubborn"))
+    daemons.ensure(python("stubborn", STUBBORN), lambda: "deaf" in daemons.tail("stubborn"), seconds=300)
     daemons.stop(["stubborn"], grace=0.2)
     assert daemons.pid("stubborn") is None
 
@@ -64,11 +66,11 @@ def test_one_that_ignores_sigterm_is_killed_after_the_grace(daemons: Daemons) ->
 def test_one_that_ends_on_its_own_is_reported_at_once_with_its_log(daemons: Daemons) -> None:
     daemon = python("broken", "raise SystemExit('no such flag')")
     with pytest.raises(DaemonError, match="no such flag"):
-        daemons.ensure(daemon, lambda: False, seconds=30)
+        daemons.ensure(daemon, lambda: False, seconds=300)
 
 
 def test_a_stopped_daemon_starts_again_as_it_was(daemons: Daemons) -> None:
-    daemons.ensure(python("sleeper", "import time; time.sleep(99)"))
+    daemons.ensure(python("sleeper", "import time; time.sleep(600)"))
     daemons.stop(["sleeper"])
     assert daemons.pid("sleeper") is None
     daemons.start("sleeper")
@@ -76,7 +78,7 @@ def test_a_stopped_daemon_starts_again_as_it_was(daemons: Daemons) -> None:
 
 
 def test_a_pid_that_belongs_to_another_process_by_now_is_never_signalled(daemons: Daemons) -> None:
-    daemons.ensure(python("mine", "import time; time.sleep(99)"))
+    daemons.ensure(python("mine", "import time; time.sleep(600)"))
     stranger = daemons.pid("mine")
     assert stranger
     record = daemons.folder / "mine/record.json"
@@ -106,4 +108,4 @@ def test_a_command_name_may_hold_blanks_and_brackets() -> None:
 
 def test_an_ended_child_is_not_left_a_zombie(daemons: Daemons) -> None:
     daemons.ensure(python("brief", "pass"))
-    until("it ends", lambda: daemons.pid("brief") is None, seconds=10)
+    until("it ends", lambda: daemons.pid("brief") is None, seconds=300)

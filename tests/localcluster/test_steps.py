@@ -13,6 +13,8 @@ from rich.console import Console
 from dev.localcluster import console
 from dev.localcluster.waiting import until
 
+pytestmark = pytest.mark.races
+
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
@@ -33,14 +35,14 @@ def test_steps_side_by_side_share_the_line(terminal: io.StringIO) -> None:
     def run(title: str) -> None:
         with console.step(title) as show:
             show("at work")
-            assert seen.wait(timeout=10)
+            assert seen.wait(timeout=300)
 
     def both_are_shown() -> bool:
         return bool(re.search(r"compiler.*at work.*·.*image.*at work", terminal.getvalue()))
 
     with ThreadPoolExecutor() as pool:
         ended = pool.map(run, ["compiler", "image"])
-        until("one line shows both", both_are_shown, seconds=10)
+        until("one line shows both", both_are_shown, seconds=300)
         seen.set()
         list(ended)
     assert sorted(finished(terminal)) == ["✓ compiler", "✓ image"]

@@ -4,12 +4,10 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from dev.kit.ports import ReservedPort
 from finetune_contract.jobspec import JobFile
 from finetune_trainer.artifacts.storage import Storage
 from tests.trainer.builders import make_job
@@ -79,11 +78,12 @@ class S3:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     folder = tmp_path_factory.mktemp("s3")
-    ports = _free_ports(8)
+    ports = [ReservedPort() for _ in range(8)]  # held until the server has ended
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(_command(folder, ports), stdout=log, stderr=log, start_new_session=True)
+        command = _command(folder, [port.number for port in ports])
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        here = S3(f"http://127.0.0.1:{ports[0]}", folder, itertools.count())
+        here = S3(f"http://127.0.0.1:{ports[0].number}", folder, itertools.count())
         _wait_until_it_serves(here, server)
         yield here
     finally:
@@ -137,13 +137,7 @@ def _weed() -> str:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(item.getsockname()[1]) for item in sockets]
-
-
-def _wait_until_it_serves(s3: S3, server: subprocess.Popen[bytes], seconds: float = 60) -> None:
+def _wait_until_it_serves(s3: S3, server: subprocess.Popen[bytes], seconds: float = 300) -> None:
     admin, deadline = s3.client("admin"), time.monotonic() + seconds
     while not _serves(s3, admin):
         log = (s3.folder / "log").read_text()[-2000:]

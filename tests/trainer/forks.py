@@ -2,18 +2,22 @@
 
 Each child is a rank as the supervisor would start it, without the seconds of imports. A line of JSON in, a line out:
 
-    {"do": "rank", "env": {…}, "log": path, "die_at": n}  →  {"pid": …}
-    {"wait": pid}                                          →  {"status": exit code, or minus the signal}
+    {"do": "rank", "env": {…}, "log": path, "die_at": n, "gates": […]}  →  {"pid": …}
+    {"wait": pid}                                                        →  {"status": exit code, or minus the signal}
 
 `die_at`: the child kills itself with SIGKILL at its n-th operation on files or sockets, counted from the first step of
 training on, in whichever thread: in a save, in an upload, in the publishing. Without it the child writes how many there
 were to `<log>.operations`.
+
+`gates`: pairs of a place and a FIFO. The thread that comes to the place waits there until the other end of the FIFO has
+been opened and closed: what a test does in between happens at that place, however slow or fast the machine is.
 """
 
 import json
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,17 +44,22 @@ def main() -> None:
 
     assert not torch.cuda.is_initialized()
     print(json.dumps({"ready": True}), flush=True)
+    children: set[int] = set()
     for line in sys.stdin:
         order = json.loads(line)
         if "wait" in order:
             _, status = os.waitpid(order["wait"], 0)
+            children.discard(order["wait"])
             answer = {"status": os.waitstatus_to_exitcode(status)}
         else:
             pid = os.fork()
             if pid == 0:
                 _child(order)
+            children.add(pid)
             answer = {"pid": pid}
         print(json.dumps(answer), flush=True)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)  # what a failed test left at a gate
 
 
 def _child(order: dict[str, Any]) -> NoReturn:
@@ -71,6 +80,7 @@ def _child(order: dict[str, Any]) -> NoReturn:
     if order["do"] == "prepare":
         command.prepare(job, scratch)
     _count_operations(order.get("die_at"), Path(order["log"] + ".operations"))
+    _wait_at(order.get("gates", []))
     command.rank(job, scratch)
     raise AssertionError("a command ends its process")
 
@@ -106,6 +116,39 @@ def _count_operations(die_at: int | None, report: Path) -> None:
     start.Start.enter = activity  # type: ignore[method-assign]
     command._exit = end
     sys.addaudithook(hook)
+
+
+def _wait_at(gates: Sequence[tuple[Mapping[str, Any], str]]) -> None:
+    """One after another. A place is what the progress record is about to say, or a step whose gradients are there."""
+    import transformers
+
+    from finetune_trainer.pod.record_keeper import RecordKeeper
+
+    closed = list(gates)
+
+    def come_to(**places: Any) -> None:
+        if closed and all(_has_come(places.get(name), want) for name, want in closed[0][0].items()):
+            _, fifo = closed.pop(0)
+            with open(fifo, "rb") as gate:
+                gate.read()
+
+    update, training_step = RecordKeeper.update, transformers.Trainer.training_step
+
+    def update_and_come(self: RecordKeeper, **fields: Any) -> None:
+        update(self, **fields)
+        come_to(**fields)
+
+    def step_and_come(self: Any, *arguments: Any, **options: Any) -> Any:
+        loss = training_step(self, *arguments, **options)
+        come_to(within_step=self.state.global_step + 1)
+        return loss
+
+    RecordKeeper.update = update_and_come  # type: ignore[method-assign]
+    transformers.Trainer.training_step = step_and_come
+
+
+def _has_come(value: Any, want: Any) -> bool:
+    return bool(value is not None and (value >= want if isinstance(want, int) else value == want))
 
 
 if __name__ == "__main__":

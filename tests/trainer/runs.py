@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dev.kit.ports import ReservedPort
 from finetune_contract.jobspec import JobFile, Prepared
 from finetune_trainer.prepare import preparation
 from finetune_trainer.training import train
@@ -67,10 +67,13 @@ class Bench:
         scratch.mkdir(parents=True)
         (scratch / "job.json").write_text(job.render())
         order = {"root": str(self.root), "scratch": str(scratch), "resume": resume and str(resume)}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        port = ReservedPort()
+        world = {
+            "WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port.number),
+            "OMP_NUM_THREADS": "1",
+        }
         ranks = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.trainer.rank", json.dumps(order)],
@@ -82,7 +85,7 @@ class Bench:
             )
             for rank in range(count)
         ]
-        outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+        outputs = [rank.communicate(timeout=500)[0] for rank in ranks]
         for rank, output in zip(ranks, outputs, strict=True):
             assert rank.returncode == 0, output
         return dict(json.loads((scratch / "report.json").read_text()))

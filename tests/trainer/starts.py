@@ -1,22 +1,24 @@
 """Starts of a job on real S3, as a pod makes them one after another: each with a scratch folder of its own."""
 
+import errno
 import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dev.kit.ports import ReservedPort
+from dev.localcluster.daemons import read_stat
 from finetune_contract import layout
 from finetune_contract.jobspec import JobFile, Prepared
 from finetune_contract.manifest import MANIFEST_NAME, Manifest
-from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import TerminationRecord
 from finetune_trainer.artifacts import checkpoints, manifests
 from finetune_trainer.pod import outcome
@@ -82,15 +84,29 @@ class Running:
     server: ForkServer
     pids: list[int]
     folder: Path
+    gates: list[Path]
+    port: ReservedPort
 
-    def progress(self) -> ProgressRecord | None:
-        return outcome.read_progress(self.folder / "outcome-0")
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While rank 0 waits at its next gate; it continues afterwards."""
+        gate = self._arrival_at(self.gates.pop(0))
+        try:
+            yield
+        finally:
+            os.close(gate)
 
-    def wait_until(self, condition: Callable[[ProgressRecord], bool], seconds: float = 120) -> None:
+    def _arrival_at(self, fifo: Path, seconds: float = 500) -> int:
         deadline = time.monotonic() + seconds
-        while not ((seen := self.progress()) and condition(seen)):
-            assert time.monotonic() < deadline, f"waited in vain; the log:\n{self.log()}"
-            time.sleep(0.002)
+        while True:
+            try:
+                return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # nobody waits at the other end yet
+                    raise
+            assert _runs(self.pids[0]), f"rank 0 ended before it came to {fifo.name}; the log:\n{self.log()}"
+            assert time.monotonic() < deadline, f"rank 0 did not come to {fifo.name}; the log:\n{self.log()}"
+            time.sleep(0.01)
 
     def signal(self, number: signal.Signals, *, ranks: slice = slice(None)) -> None:
         for pid in self.pids[ranks]:
@@ -161,11 +177,15 @@ class Runner:
         die_at: int | None = None,
         attempt: int = 1,
         changes: Mapping[str, Any] | None = None,
+        gates: Sequence[Mapping[str, Any]] = (),
     ) -> Running:
         """Every rank of every node, each node with a scratch folder of its own, as a pod has.
 
         Args:
             changes: of the attempt's settings.
+            gates: places where rank 0 waits for `Running.held`, in order: `{"activity": "loading"}`, `{"step": 4}`
+                (or any other field of the progress record) as soon as the record says so, and `{"within_step": 8}`
+                when its gradients are computed and no parameter has changed.
         """
         settings = job.attempt.model_copy(update={"number": attempt, **(changes or {})})
         folder = self._last = self.folder / f"start-{next(self._numbers)}"
@@ -173,13 +193,16 @@ class Runner:
         (folder / "job.json").write_text(job.model_copy(update={"attempt": settings}).render())
         ranks = job.world.size if do == "rank" else 1
         per_node = min(ranks, job.world.processes_per_node)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = ReservedPort()
+        fifos = [folder / f"gate-{number}" for number in range(len(gates))]
+        for fifo in fifos:
+            os.mkfifo(fifo)
         pids = [
             self.server.fork(
                 do=do,
                 log=str(folder / f"log-{rank}"),
                 die_at=die_at,
+                gates=[] if rank else list(zip(gates, map(str, fifos), strict=True)),
                 env={
                     "FINETUNE_CREDENTIALS_DIR": str(self.s3.credentials()),
                     "FINETUNE_JOB_FILE": str(folder / "job.json"),
@@ -193,12 +216,12 @@ class Runner:
                     "WORLD_SIZE": str(ranks),
                     "LOCAL_WORLD_SIZE": str(per_node),
                     "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(port),
+                    "MASTER_PORT": str(port.number),
                 },
             )
             for rank in range(ranks)
         ]
-        return Running(self.server, pids, folder)
+        return Running(self.server, pids, folder, fifos, port)
 
     # --- what lies in S3 -----------------------------------------------------------------------------------------
 
@@ -217,6 +240,12 @@ class Runner:
         manifest = manifests.fetch(self.s3.storage(), uri, into)
         assert (into / MANIFEST_NAME).exists()
         return manifest
+
+
+def _runs(pid: int) -> bool:
+    """The fork server collects it only when asked to."""
+    stat = read_stat(pid)
+    return stat is not None and stat.state != "Z"
 
 
 def _made(folder: Path) -> Path:

@@ -17,6 +17,7 @@ def test_each_start_takes_the_next_token(s3: S3, storage: Storage) -> None:
     assert [Fence.take(storage, uri, attempt=1, pod="p").token for _ in range(3)] == [1, 2, 3]
 
 
+@pytest.mark.races
 def test_two_starts_never_get_the_same_token_in_50_races(s3: S3, storage: Storage) -> None:
     contenders = 2
     with ThreadPoolExecutor(contenders) as pool:

@@ -12,6 +12,8 @@ from finetune_trainer.errors import StoppedAfterSave
 from finetune_trainer.pod.preemption import StopRequest
 from tests.trainer.starts import Runner, digests, losses
 
+pytestmark = pytest.mark.races
+
 
 @pytest.fixture
 def stop() -> Iterator[StopRequest]:
@@ -59,9 +61,9 @@ def test_after_training_a_request_lets_the_result_be_published(stop: StopRequest
 # --- whole starts ----------------------------------------------------------------------------------------------------
 def test_before_the_first_step_there_is_nothing_to_save(runner: Runner) -> None:
     job = runner.job()
-    start = runner.start(job)
-    start.wait_until(lambda seen: seen.activity == "loading")
-    start.signal(signal.SIGTERM)
+    start = runner.start(job, gates=[{"activity": "loading"}])
+    with start.held():
+        start.signal(signal.SIGTERM)
     end = start.end()
     assert end.status == 85, end.log
     assert end.record is not None
@@ -71,22 +73,25 @@ def test_before_the_first_step_there_is_nothing_to_save(runner: Runner) -> None:
 
 def test_a_second_request_during_the_save_changes_nothing(runner: Runner) -> None:
     job = runner.job()
-    start = runner.start(job)
-    start.wait_until(lambda seen: seen.step >= 1)
-    start.signal(signal.SIGTERM)
-    start.signal(signal.SIGTERM)
-    start.signal(signal.SIGINT)
+    start = runner.start(job, gates=[{"step": 1}, {"checkpoint_step": 2}])
+    with start.held():
+        start.signal(signal.SIGTERM)
+    with start.held():  # the thread of the upload waits here, and the training waits for it
+        start.signal(signal.SIGTERM)
+        start.signal(signal.SIGINT)
     end = start.end()
     assert end.status == 85, end.log
     assert end.record is not None
-    assert f"at step {runner.checkpoints(job)[0].step} of 12" in end.record.message
+    assert [saved.step for saved in runner.checkpoints(job)] == [2], "the step that was under way is finished"
+    assert "at step 2 of 12" in end.record.message
 
 
-def test_while_publishing_the_result_is_published(runner: Runner) -> None:
+@pytest.mark.parametrize("activity", ["saving", "publishing"])
+def test_after_the_last_step_the_result_is_published(runner: Runner, activity: Activity) -> None:
     job = runner.job({"training": {"maxSteps": 2}})
-    start = runner.start(job)
-    start.wait_until(lambda seen: seen.activity in {"saving", "publishing", "done"})
-    start.signal(signal.SIGTERM)
+    start = runner.start(job, gates=[{"activity": activity}])
+    with start.held():
+        start.signal(signal.SIGTERM)
     end = start.end()
     assert end.status == 0, end.log
     runner.verify_artifact(job)
@@ -100,13 +105,13 @@ def test_one_rank_is_asked_to_stop_and_all_stop_at_the_same_step_and_resume_exac
     assert reference.statuses == [0, 0], reference.log
 
     job = runner.job(spec, processes=2)
-    start = runner.start(job)
-    start.wait_until(lambda seen: seen.step >= 4)
-    start.signal(signal.SIGTERM, ranks=slice(1, 2))
+    start = runner.start(job, gates=[{"step": 4}])
+    with start.held():
+        start.signal(signal.SIGTERM, ranks=slice(1, 2))
     end = start.end()
     assert end.statuses == [85, 85], end.log
     saved = runner.checkpoints(job)
-    assert 4 <= saved[0].step < 12
+    assert saved[0].step == 5
     files = {item.path for item in runner.s3.storage().list(saved[0].uri)}
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= files
 

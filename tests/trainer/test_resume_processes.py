@@ -7,6 +7,8 @@ import pytest
 
 from tests.trainer.starts import Runner, digests, losses
 
+pytestmark = pytest.mark.races
+
 LORA = {"type": "lora", "lora": {"rank": 4}}
 QLORA = {"type": "qlora", "lora": {"rank": 4}, "quantization": {"bits": 4}}
 FULL = {"type": "full"}
@@ -46,13 +48,13 @@ def test_a_training_stopped_on_request_resumes_as_if_never_interrupted(
     assert reference.statuses == [0, 0], reference.log
 
     job = runner.job(spec, **places)
-    first = runner.start(job)
-    first.wait_until(lambda seen: seen.step >= 2)
-    first.signal(signal.SIGTERM, ranks=slice(1, 2))
+    first = runner.start(job, gates=[{"step": 2}])
+    with first.held():
+        first.signal(signal.SIGTERM, ranks=slice(1, 2))
     end = first.end()
     assert end.statuses == [85, 85], end.log
     (saved,) = runner.checkpoints(job)
-    assert 2 <= saved.step < STEPS
+    assert saved.step == 3, "the step that was under way is finished"
     files = [item.path for item in runner.s3.storage().list(saved.uri)]
     assert [want for want in want_files if not any(want in path for path in files)] == []
 

@@ -19,6 +19,8 @@ from finetune_contract.termination import ArtifactResult, TerminationRecord
 from finetune_trainer.pod import outcome
 from finetune_trainer.pod.supervisor import RankEnd, available_cpus, conclude, rank_environment
 
+pytestmark = pytest.mark.races
+
 # What a rank script can use: no torch, no pydantic, so that a process starts in milliseconds.
 PRELUDE = """
 import json, os, signal, sys, time
@@ -46,7 +48,7 @@ class Supervised:
         wait_until(lambda: (self.scratch / name).exists())
 
     def end(self) -> tuple[int, TerminationRecord | None]:
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=500)
         return code, TerminationRecord.parse(self.log.read_text()) if self.log.exists() else None
 
 
@@ -55,7 +57,7 @@ Start = Callable[..., Supervised]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    def begin(script: str, *, ranks: int = 1, nodes: int = 1, patience: float = 30, **env: str) -> Supervised:
+    def begin(script: str, *, ranks: int = 1, nodes: int = 1, patience: float = 300, **env: str) -> Supervised:
         scratch, log = tmp_path / "scratch", tmp_path / "termination-log"
         order = {"nodes": str(nodes), "ranks": str(ranks), "patience": str(patience)}
         order |= {"scratch": str(scratch), "script": PRELUDE + script}
@@ -69,7 +71,7 @@ def start(tmp_path: Path) -> Start:
     return begin
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -8,6 +8,7 @@ import pytest
 from finetune_trainer.rank.per_node import once_per_node
 
 
+@pytest.mark.races
 def test_one_rank_does_the_work_and_all_get_its_result(tmp_path: Path) -> None:
     calls: list[int] = []
     results: list[Path] = []

@@ -7,6 +7,8 @@ import pytest
 
 from tests.trainer.runs import Bench, losses
 
+pytestmark = pytest.mark.races
+
 LORA = {"type": "lora", "lora": {"rank": 4}}
 QLORA = {"type": "qlora", "lora": {"rank": 4}, "quantization": {"bits": 4}}
 

@@ -24,6 +24,7 @@ async def asked(checks: Checks, path: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
+@pytest.mark.races
 @pytest.mark.parametrize(
     ("checks", "path", "want"),
     [

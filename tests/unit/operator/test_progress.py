@@ -35,6 +35,12 @@ def a_pod(uid: str = "p", attempt: int = 1, *, index: str = "0", role: str = "tr
     return {"metadata": metadata, "status": {"phase": phase, "podIP": "10.0.0.1"}}
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is late because the machine is busy is awaited."""
+    monkeypatch.setattr(progress, "TIMEOUT_SECONDS", 300)
+
+
 @asynccontextmanager
 async def served(handler: Handler) -> AsyncIterator[Fetch]:
     app = web.Application()
@@ -58,11 +64,15 @@ async def _newer(_: web.Request) -> web.Response:
     return web.Response(text='{"run": 1, "attempt": 1, "stage": "training", "fromTheFuture": {"a": [1]}}')
 
 
+@pytest.mark.races
+@pytest.mark.usefixtures("patient")
 async def test_a_record_is_read() -> None:
     async with served(_good) as fetch:
         assert await fetch("127.0.0.1") == progress_record(step=40)
 
 
+@pytest.mark.races
+@pytest.mark.usefixtures("patient")
 async def test_a_newer_trainer_may_say_more() -> None:
     async with served(_newer) as fetch:
         record = await fetch("127.0.0.1")
@@ -96,12 +106,14 @@ async def _hang_up(request: web.Request) -> web.Response:
     return web.Response()
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("handler", [_redirect, _huge, _not_json, _another_thing, _broken, _hang_up])
 async def test_what_is_not_a_record_is_nothing(handler: Handler) -> None:
     async with served(handler) as fetch:
         assert await fetch("127.0.0.1") is None
 
 
+@pytest.mark.races
 async def test_a_slow_pod_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "TIMEOUT_SECONDS", 0.05)
 
