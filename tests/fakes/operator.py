@@ -22,6 +22,8 @@ from tests.fakes.schema import schema_of
 OPTIONS = Options(trainer_image="registry/finetune-trainer:1")
 DEFAULTS = defaults_of(schema_of("finetunejobs")["properties"]["spec"])
 _WORKERS = 2
+_MOST_AT_ONCE = 200
+"""Keys handled at one instant of virtual time: more is a loop that would never let the time go on."""
 
 
 def key_of_job(namespace: str, name: str) -> Key:
@@ -86,6 +88,7 @@ class FakeOperator:
         self.bugs: list[Exception] = []
         """Unexpected errors: the queue retries them too, a test must not."""
         self._sweep_seconds = sweep_seconds
+        self._handled: tuple[float, int] = (0.0, 0)
 
     async def run(self) -> None:
         """Until cancelled; raises Crash where a fault ends the process."""
@@ -102,8 +105,17 @@ class FakeOperator:
             if self.watch is not None:
                 self.watch.stop()
 
+    async def _stop_hot_loop(self) -> None:
+        now = asyncio.get_running_loop().time()
+        instant, count = self._handled
+        self._handled = (now, count + 1 if now == instant else 1)
+        if self._handled[1] == _MOST_AT_ONCE:
+            self.bugs.append(AssertionError(f"{_MOST_AT_ONCE} keys were handled in no time"))
+            await asyncio.sleep(3600)
+
     # --- as in __main__ --------------------------------------------------------------------------------------
     async def _handle(self, key: Key) -> float | None:
+        await self._stop_hot_loop()
         try:
             if key == CLASSES:
                 self.feed.wake_waiting()
