@@ -21,7 +21,7 @@ from dev.localcluster import connect
 from finetune_operator.ports import PODS
 from tests.api import crds
 from tests.api.conftest import scene
-from tests.api.hand import Hand
+from tests.api.fakekubelet import FakeKubelet
 from tests.api.operatorprocess import OperatorProcess
 from tests.builders.records import prepared_record, trained_record
 from tests.conftest import refuse_foreign, write_kubeconfig
@@ -42,11 +42,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         kubeconfig = write_kubeconfig(cluster, Path(folder) / "kubeconfig")
         api = ApiServer(kubeconfig)
-        with scene(cluster, api, "bench") as hand:
-            operator = OperatorProcess(kubeconfig, Path(folder) / "log", hand.namespace)
+        with scene(cluster, api, "bench") as kubelet:
+            operator = OperatorProcess(kubeconfig, Path(folder) / "log", kubelet.namespace)
             operator.start()
             try:
-                figures = measure(hand, operator, words.jobs, words.rest)
+                figures = measure(kubelet, operator, words.jobs, words.rest)
             finally:
                 operator.stop()
         api.close()
@@ -55,21 +55,21 @@ def main() -> None:
     print(json.dumps(figures, indent=2))
 
 
-def measure(hand: Hand, operator: OperatorProcess, jobs: int, rest: float) -> dict[str, Any]:
+def measure(kubelet: FakeKubelet, operator: OperatorProcess, jobs: int, rest: float) -> dict[str, Any]:
     before = operator.writes()
     to_prepare_pod, to_training_pod = [], []
     for index in range(jobs):
         name = f"job-{index}"
         started = time.monotonic()
-        hand.apply(name)
-        prepare = wait_pod(hand, f"{name}-r1-p1")
+        kubelet.apply(name)
+        prepare = wait_pod(kubelet, f"{name}-r1-p1")
         to_prepare_pod.append(time.monotonic() - started)
-        hand.end([prepare], 0, prepared_record())
+        kubelet.end([prepare], 0, prepared_record())
         ended = time.monotonic()
-        train = wait_pod(hand, f"{name}-r1-a1")
+        train = wait_pod(kubelet, f"{name}-r1-a1")
         to_training_pod.append(time.monotonic() - ended)
-        hand.end([train], 0, trained_record())
-        hand.wait_finished(name)
+        kubelet.end([train], 0, trained_record())
+        kubelet.wait_finished(name)
     writes = operator.writes() - before
 
     time.sleep(2)  # the last event is on its way
@@ -89,9 +89,9 @@ def measure(hand: Hand, operator: OperatorProcess, jobs: int, rest: float) -> di
     }
 
 
-def wait_pod(hand: Hand, job: str) -> dict[str, Any]:
+def wait_pod(kubelet: FakeKubelet, job: str) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
-        found = hand.api.list(PODS, hand.namespace, **{"batch.kubernetes.io/job-name": job})
+        found = kubelet.api.list(PODS, kubelet.namespace, **{"batch.kubernetes.io/job-name": job})
         return found[0] if found else None
 
     return wait_for(f"created: the pod of {job}", look, pause=0.01)

@@ -18,7 +18,7 @@ from finetune_operator.ports import (
     NotFound,
 )
 from tests.builders.jobs import make_job
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import LoopClock
 from tests.fakes.kubernetes import FakeCluster, FakeKubeApi
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def in_words(function: Check) -> str:
 
 @pytest.mark.parametrize("function", CHECKS, ids=in_words)
 async def test_in_memory(function: Check) -> None:
-    await function(FakeKubeApi(FakeCluster(FakeClock())), "team-a")
+    await function(FakeKubeApi(FakeCluster(LoopClock())), "team-a")
 
 
 @pytest.mark.parametrize("function", CHECKS, ids=in_words)

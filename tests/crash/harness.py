@@ -1,4 +1,4 @@
-"""Plays a scenario on the fake cluster, with or without faults, and hands out what is left of it."""
+"""Plays a scenario on the fake cluster in virtual time, with or without faults, and returns what is left of it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 from finetune_operator.ports import FINETUNEJOBS, GPUCLASSES, JOBS, NODES, PODS, SERVICES, Json
 from tests.builders.jobs import NAMESPACE, JobBuilder, make_class, make_job, make_node
-from tests.fakes.clock import FakeClock
+from tests.fakes import virtualtime
+from tests.fakes.clock import LoopClock
 from tests.fakes.kubernetes import Crash, FakeCluster, Write
-from tests.fakes.operator import FakeOperator
-from tests.fakes.world import Act, Fate, World
+from tests.fakes.operator import FakeOperator, key_of_job
+from tests.fakes.simulation import TICK_SECONDS, Act, Fate, Simulation
 
-KEY = FINETUNEJOBS.key(NAMESPACE, "faq")
-_MOST_TICKS = 150
-_QUIET_TICKS = 8
+KEY = key_of_job(NAMESPACE, "faq")
+QUIET_SECONDS = 80.0
 """Nothing has changed for so long: the scenario is over. Longer than any wait at rest between two ticks."""
+_MOST_TICKS = 150
 
 
 @dataclass(frozen=True)
@@ -37,30 +38,48 @@ class Play:
     """One performance of a scenario."""
 
     scenario: Scenario
-    world: World
-    operators: list[FakeOperator]
+    simulation: Simulation
+    operators: list[FakeOperator] = field(default_factory=list)
     """All processes that ever ran; a crash begins a new one."""
 
     @property
     def cluster(self) -> FakeCluster:
-        return self.world.cluster
+        return self.simulation.cluster
 
     @property
     def writes(self) -> list[Write]:
-        return [write for operator in self.operators for write in operator.api.writes]
+        return [write for operator in self.operators for write in operator.connection.writes]
 
     @property
-    def events(self) -> int:
-        return sum(len(operator.events.posted) for operator in self.operators)
+    def refused(self) -> int:
+        return sum(operator.connection.refused for operator in self.operators)
 
-    def ending(self) -> Json:
+    @property
+    def seconds(self) -> float:
+        """Virtual time from the first write to the last."""
+        return self.writes[-1].at - self.writes[0].at
+
+    def ending(self, *, without_evidence: bool = False) -> Json:
         """What has to be the same with and without faults: no times, no uids. `stops` may be one higher: the record of
-        a checkpoint that nobody saw before its pod was gone."""
-        status = self.world.status()
+        a checkpoint that nobody saw before its pod was gone.
+
+        Args:
+            without_evidence: a disruption is only that, as for an operator that never saw the pod.
+        """
+        status = self.simulation.status()
         conditions = {c["type"]: (c["status"], c["reason"], c["message"]) for c in status.get("conditions") or ()}
         kept = {name: status.get(name) for name in ("phase", "run", "attempt", "prepareAttempt", "failures")}
         kept |= {name: status.get(name) for name in ("runHash", "restartedAt", "artifact", "evaluation", "prepared")}
-        history = [(e["run"], e["role"], e["attempt"], e["reason"], e["counted"]) for e in status.get("history") or ()]
+        history = [
+            (
+                e["run"],
+                e["role"],
+                e["attempt"],
+                _general(e["reason"]) if without_evidence else e["reason"],
+                e["counted"],
+            )
+            for e in status.get("history") or ()
+        ]
         children = {
             resource.plural: sorted(obj["metadata"]["name"] for obj in self.cluster.items(resource))
             for resource in (JOBS, SERVICES)
@@ -70,52 +89,106 @@ class Play:
             for pod in self.cluster.items(PODS)
             if pod["status"]["phase"] in ("Pending", "Running") and "deletionTimestamp" not in pod["metadata"]
         ]
-        return {**kept, "conditions": conditions, "history": history, "children": children, "alive": alive}
+        classes = {obj["metadata"]["name"]: obj.get("status") for obj in self.cluster.items(GPUCLASSES)}
+        return {
+            **kept,
+            "conditions": conditions,
+            "history": history,
+            "children": children,
+            "alive": alive,
+            "classes": classes,
+        }
 
 
-Start = Callable[[FakeCluster, FakeClock], FakeOperator]
+def _general(reason: str) -> str:
+    """What the Job's condition still says when the pod is gone."""
+    return "Disrupted" if reason == "Evicted" else reason
 
 
-def start(cluster: FakeCluster, clock: FakeClock) -> FakeOperator:
+Start = Callable[[FakeCluster], FakeOperator]
+
+
+def start(cluster: FakeCluster) -> FakeOperator:
     """A new process with empty memory, on a cluster that answers."""
-    return FakeOperator(cluster, clock)
+    return FakeOperator(cluster)
 
 
-async def play(scenario: Scenario, first: Start = start, after_crash: Start = start, replicas: int = 1) -> Play:
+def play(
+    scenario: Scenario,
+    first: Start = start,
+    after_crash: Start = start,
+    replicas: int = 1,
+    quiet_seconds: float = QUIET_SECONDS,
+    script: Callable[[Play], Any] | None = None,
+) -> Play:
     """Until nothing has changed for a while.
 
     Args:
         first: makes the process (each of the replicas) that runs from the beginning.
         after_crash: makes the one that follows it.
+        quiet_seconds: longer than the interval of resyncs, where these have something to repair.
+        script: a coroutine function that runs beside the play.
     """
-    clock = FakeClock()
+    return virtualtime.run(_play(scenario, first, after_crash, replicas, quiet_seconds, script))
+
+
+async def _play(
+    scenario: Scenario,
+    first: Start,
+    after_crash: Start,
+    replicas: int,
+    quiet_seconds: float,
+    script: Callable[[Play], Any] | None,
+) -> Play:
+    clock = LoopClock()
     cluster = FakeCluster(clock)
-    world = World(cluster, clock, KEY, scenario.fates, list(scenario.acts()))
     cluster.create(GPUCLASSES, None, make_class("cpu"))
     for index in range(3):
         cluster.create(NODES, None, make_node(f"node-{index}"))
     cluster.create(FINETUNEJOBS, NAMESPACE, scenario.job().bare())
-
-    running = [first(cluster, clock) for _ in range(replicas)]
-    result = Play(scenario, world, list(running))
-    quiet = 0
-    for _ in range(_MOST_TICKS):
-        before = len(cluster.history)
-        running = await asyncio.gather(*(_survive(operator, result, after_crash) for operator in running))
-        world.tick()
-        quiet = quiet + 1 if len(cluster.history) == before else 0
-        if quiet > _QUIET_TICKS and not world.acts:
-            return result
-    raise AssertionError(f"{scenario.name} does not end: {world.status()}")
-
-
-async def _survive(operator: FakeOperator, result: Play, after_crash: Start) -> FakeOperator:
-    """The process that is there afterwards."""
+    result = Play(scenario, Simulation(cluster, clock, KEY, scenario.fates, list(scenario.acts())))
+    tasks = [asyncio.create_task(_live(result, first, after_crash)) for _ in range(replicas)]
+    if script is not None:
+        tasks.append(asyncio.create_task(script(result)))
     try:
-        await operator.settle(KEY)
-        return operator
-    except Crash:
-        successor = after_crash(result.cluster, result.world.clock)
-        result.operators.append(successor)
-        await successor.settle(KEY)
-        return successor
+        await _until_quiet(result, tasks, quiet_seconds)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return result
+
+
+async def _live(result: Play, first: Start, after_crash: Start) -> None:
+    """A process, and after each crash the next one."""
+    begin = first
+    while True:
+        operator = begin(result.cluster)
+        result.operators.append(operator)
+        try:
+            await operator.run()
+        except Crash:
+            begin = after_crash
+
+
+async def _until_quiet(result: Play, tasks: Sequence[asyncio.Task[Any]], quiet_seconds: float) -> None:
+    quiet = 0.0
+    for _ in range(_MOST_TICKS):
+        before = len(result.cluster.history)
+        await asyncio.sleep(TICK_SECONDS)
+        result.simulation.tick()
+        _raise_bugs(result, tasks)
+        quiet = quiet + TICK_SECONDS if len(result.cluster.history) == before else 0.0
+        if quiet > quiet_seconds and not result.simulation.acts:
+            return
+    raise AssertionError(f"{result.scenario.name} does not end: {result.simulation.status()}")
+
+
+def _raise_bugs(result: Play, tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """What a real process would only log."""
+    for operator in result.operators:
+        for bug in operator.bugs:
+            raise AssertionError(f"{result.scenario.name}: the reconciler raised {bug!r}") from bug
+    for task in tasks:
+        if task.done():
+            task.result()

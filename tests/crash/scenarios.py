@@ -7,7 +7,7 @@ from finetune_operator.ports import FINETUNEJOBS, JOBS, Json
 from tests.builders.jobs import make_job
 from tests.builders.records import failed_record
 from tests.crash.harness import KEY, Scenario
-from tests.fakes.world import NODE_FAILS, Act, Fate, World, fails, is_disrupted
+from tests.fakes.simulation import NODE_FAILS, Act, Fate, Simulation, fails, is_disrupted
 
 _STORAGE_DOWN = fails(75, failed_record(75, "StorageUnavailable", "the bucket does not answer"))
 _BAD_ROW = fails(3, failed_record(3, "InvalidRow", "faq.jsonl row 7: answer is empty", role="prepare"))
@@ -17,23 +17,23 @@ _DRAINED = is_disrupted("EvictionByEvictionAPI", saved_step=40)
 _LONG = Fate(ticks=5)
 
 
-# --- what persons do -----------------------------------------------------------------------------------------
-def _when_running(job_name: str) -> Callable[[World], bool]:
-    return lambda world: bool(world.running_pods(job_name))
+# --- what people do -----------------------------------------------------------------------------------------
+def _when_running(job_name: str) -> Callable[[Simulation], bool]:
+    return lambda simulation: bool(simulation.running_pods(job_name))
 
 
-def _when_phase(phase: str) -> Callable[[World], bool]:
-    return lambda world: world.status().get("phase") == phase
+def _when_phase(phase: str) -> Callable[[Simulation], bool]:
+    return lambda simulation: simulation.status().get("phase") == phase
 
 
-def _edit(change: Callable[[Json], None]) -> Callable[[World], None]:
-    def act(world: World) -> None:
-        world.cluster.edit(FINETUNEJOBS, KEY.namespace, KEY.name, change)
+def _edit(change: Callable[[Json], None]) -> Callable[[Simulation], None]:
+    def act(simulation: Simulation) -> None:
+        simulation.cluster.edit(FINETUNEJOBS, KEY.namespace, KEY.name, change)
 
     return act
 
 
-def _suspend(wanted: bool) -> Callable[[World], None]:
+def _suspend(wanted: bool) -> Callable[[Simulation], None]:
     return _edit(lambda job: job["spec"].update(suspend=wanted))
 
 
@@ -45,12 +45,12 @@ def _ask_for_restart(job: Json) -> None:
     job["metadata"]["annotations"] = {names.ANNOTATION_RESTARTED_AT: "2026-01-01T00:10:00Z"}
 
 
-def _delete_child(name: str) -> Callable[[World], None]:
-    return lambda world: world.cluster.delete(JOBS, KEY.namespace, name)
+def _delete_child(name: str) -> Callable[[Simulation], None]:
+    return lambda simulation: simulation.cluster.delete(JOBS, KEY.namespace, name)
 
 
-def _delete_job(world: World) -> None:
-    world.cluster.delete(FINETUNEJOBS, KEY.namespace, KEY.name)
+def _delete_job(simulation: Simulation) -> None:
+    simulation.cluster.delete(FINETUNEJOBS, KEY.namespace, KEY.name)
 
 
 # --- scenarios -----------------------------------------------------------------------------------------------

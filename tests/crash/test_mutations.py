@@ -1,29 +1,44 @@
 """The crash harness can fail: with a guard taken out of the code under test, it finds the fault."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import pytest
 
-from finetune_operator import finetunejob
+from finetune_operator import cache as cache_module
+from finetune_operator import finetunejob as finetunejob_module
+from finetune_operator import relations as relations_module
 from finetune_operator.core import decide as decide_module
 from finetune_operator.core.policies import creation, suspend
 from finetune_operator.core.policies.creation import wait_for_earlier_pods
 from finetune_operator.core.policies.final import keep_verdict
 from finetune_operator.core.snapshot import Obstacle, ObstacleKind, Snapshot
+from finetune_operator.feed import Feed
 from finetune_operator.finetunejob import JobPlanner
-from finetune_operator.ports import Json
-from tests.crash.harness import play
-from tests.crash.invariants import check_all
+from finetune_operator.ports import FINETUNEJOBS, Change, Json, Retryable
+from finetune_operator.workqueue import WorkQueue
+from tests.crash.faults import (
+    KEYS,
+    QUIET_AFTER_RESYNC_SECONDS,
+    assert_same_end,
+    having,
+    reference,
+    with_disorder,
+    with_latency,
+    with_losses,
+    with_old_list,
+)
+from tests.crash.harness import Play, Scenario, play
 from tests.crash.scenarios import SCENARIOS
-from tests.fakes.clock import FakeClock
-from tests.fakes.kubernetes import FakeCluster, Faults
-from tests.fakes.observed import FakeObserved
-from tests.fakes.operator import FakeOperator
+from tests.fakes.kubernetes import Faults
+from tests.fakes.operator import key_of_job
 
 Mutate = Callable[[pytest.MonkeyPatch], None]
+Search = Callable[[Scenario], Iterator[Play]]
+"""Plays of a scenario, among which one finds the fault."""
 
 
+# --- in the decisions ----------------------------------------------------------------------------------------
 def _without_policy(policy: decide_module.Policy) -> Mutate:
     chain = tuple(other for other in decide_module.CHAIN if other is not policy)
     return lambda patch: patch.setattr(decide_module, "CHAIN", chain)
@@ -41,42 +56,134 @@ def _trust_the_cache(patch: pytest.MonkeyPatch) -> None:
 
 
 def _never_adopt(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(finetunejob, "_obstacle", lambda *_: Obstacle(ObstacleKind.FOREIGN, "Job", "somebody's"))
+    patch.setattr(finetunejob_module, "_obstacle", lambda *_: Obstacle(ObstacleKind.FOREIGN, "Job", "somebody's"))
 
 
 def _forget_that_the_child_was_there(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(suspend, "advance", lambda draft: draft.update(child={}))
 
 
-@pytest.mark.parametrize(
-    "mutate",
-    [
-        pytest.param(_job_before_status, id="the Job is created before its number is written down"),
-        pytest.param(_trust_the_cache, id="nothing is looked up at the server"),
-        pytest.param(_never_adopt, id="a child that is there already is never adopted"),
-        pytest.param(_without_policy(wait_for_earlier_pods), id="the earlier pods are not waited for"),
-        pytest.param(_without_policy(keep_verdict), id="the verdict is not kept"),
-        pytest.param(_forget_that_the_child_was_there, id="the number is used again after a suspension"),
-    ],
-)
-async def test_a_missing_guard_is_found(mutate: Mutate, monkeypatch: pytest.MonkeyPatch) -> None:
-    references = [(await play(scenario)).ending() for scenario in SCENARIOS]
+# --- in the cache, the feed and the queue --------------------------------------------------------------------
+def _wake_the_child_instead_of_its_owner(patch: pytest.MonkeyPatch) -> None:
+    def wrong(obj: Json) -> object:
+        return key_of_job(obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+    patch.setattr(relations_module, "job_key_of", wrong)
+
+
+def _wake_only_for_the_job_itself(patch: pytest.MonkeyPatch) -> None:
+    announce = Feed.announce
+
+    def deaf(self: Feed, changes: Iterable[Change]) -> None:
+        announce(self, [change for change in changes if change.resource == FINETUNEJOBS])
+
+    patch.setattr(Feed, "announce", deaf)
+
+
+def _go_back_in_time(patch: pytest.MonkeyPatch) -> None:
+    put = cache_module._Store.put
+
+    def forgetful(self: cache_module._Store, obj: Json, *, echoes: bool = False) -> bool:
+        self._objects.pop(cache_module._ref(obj), None)
+        return put(self, obj, echoes=echoes)
+
+    patch.setattr(cache_module._Store, "put", forgetful)
+
+
+def _bring_back_the_deleted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cache_module._Store, "_bury", lambda self, ref, version: None)
+
+
+def _keep_ghosts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cache_module, "_is_ghost", lambda *_: False)
+
+
+def _forget_departed_pods(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cache_module.Cache, "_remember", lambda self, pod: None)
+
+
+def _lose_what_is_added_meanwhile(patch: pytest.MonkeyPatch) -> None:
+    make_ready = WorkQueue._make_ready
+
+    def careless(self: WorkQueue[object], key: object) -> None:
+        if key not in self._busy:
+            make_ready(self, key)
+
+    patch.setattr(WorkQueue, "_make_ready", careless)
+
+
+def _never_retry(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WorkQueue, "retry", lambda self, key, at_least=None: 0.0)
+
+
+# --- where it is looked for ----------------------------------------------------------------------------------
+def _killed_with_an_old_list_afterwards(scenario: Scenario) -> Iterator[Play]:
+    for index in range(len(reference(scenario).writes)):
+        yield play(scenario, first=having(Faults(crash_after=index)), after_crash=with_old_list(12))
+
+
+def _undisturbed(scenario: Scenario) -> Iterator[Play]:
+    yield play(scenario)
+
+
+def _in_disorder(scenario: Scenario) -> Iterator[Play]:
+    for seed in range(3):
+        yield play(scenario, first=with_disorder(seed))
+
+
+def _with_lost_events(scenario: Scenario) -> Iterator[Play]:
+    for seed in range(3):
+        yield play(scenario, first=with_losses(seed), quiet_seconds=QUIET_AFTER_RESYNC_SECONDS)
+
+
+def _slowly(scenario: Scenario) -> Iterator[Play]:
+    for seed in range(2):
+        yield play(scenario, first=with_latency(seed))
+
+
+def _with_time_outs(scenario: Scenario) -> Iterator[Play]:
+    for index in range(len(reference(scenario).writes)):
+        yield play(scenario, first=having(Faults(error_after={index: Retryable("time-out")})))
+
+
+TABLE = [
+    ("the Job is created before its number is written down", _job_before_status, _killed_with_an_old_list_afterwards),
+    ("nothing is looked up at the server", _trust_the_cache, _killed_with_an_old_list_afterwards),
+    ("a child that is there already is never adopted", _never_adopt, _killed_with_an_old_list_afterwards),
+    (
+        "the pods of the previous attempt are not waited for",
+        _without_policy(wait_for_earlier_pods),
+        _killed_with_an_old_list_afterwards,
+    ),
+    ("the verdict is not kept", _without_policy(keep_verdict), _killed_with_an_old_list_afterwards),
+    (
+        "the number is used again after a suspension",
+        _forget_that_the_child_was_there,
+        _killed_with_an_old_list_afterwards,
+    ),
+    ("an event of a child enqueues another key", _wake_the_child_instead_of_its_owner, _undisturbed),
+    ("an event of a child enqueues nothing", _wake_only_for_the_job_itself, _undisturbed),
+    ("the cache goes back in time", _go_back_in_time, _in_disorder),
+    ("a late event brings back what was deleted", _bring_back_the_deleted, _in_disorder),
+    ("a resync leaves ghosts in the cache", _keep_ghosts, _with_lost_events),
+    ("a deleted pod is forgotten with its record", _forget_departed_pods, _undisturbed),
+    ("a key that is added while it is handled is lost", _lose_what_is_added_meanwhile, _slowly),
+    ("a failed key is not tried again", _never_retry, _with_time_outs),
+]
+"""What is broken, how, and the faults under which it is found."""
+
+
+@pytest.mark.parametrize(("mutate", "search"), [pytest.param(*row[1:], id=row[0]) for row in TABLE])
+def test_a_missing_guard_is_found(mutate: Mutate, search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    for scenario in SCENARIOS:
+        reference(scenario)
     mutate(monkeypatch)
     with pytest.raises(AssertionError):
-        await _play_all(references)
+        _search(search)
 
 
-async def _play_all(references: list[Json]) -> None:
-    for scenario, reference in zip(SCENARIOS, references, strict=True):
-        for index in range(14):
-            result = await play(scenario, first=_killed_after(index), after_crash=_with_old_list)
-            assert result.ending() == reference
-            check_all(result)
-
-
-def _killed_after(index: int) -> Callable[[FakeCluster, FakeClock], FakeOperator]:
-    return lambda cluster, clock: FakeOperator(cluster, clock, faults=Faults(crash_after=index))
-
-
-def _with_old_list(cluster: FakeCluster, clock: FakeClock) -> FakeOperator:
-    return FakeOperator(cluster, clock, observed=FakeObserved(cluster, behind=12), blind_steps=3)
+def _search(search: Search) -> None:
+    for scenario in SCENARIOS:
+        most = 2 * len(reference(scenario).writes)
+        for result in search(scenario):
+            assert_same_end(scenario, "mutated", result, most, KEYS * result.seconds)

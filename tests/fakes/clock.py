@@ -1,14 +1,13 @@
-"""Time that passes when the test says so."""
+"""Wall-clock time that passes with the event loop's: at once, where the loop's time is virtual."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
-class FakeClock:
-    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
-        self._now = start
+
+class LoopClock:
+    """`ports.Clock` of a test."""
 
     def now(self) -> datetime:
-        return self._now
-
-    def advance(self, seconds: float) -> None:
-        self._now += timedelta(seconds=seconds)
+        return _EPOCH + timedelta(seconds=asyncio.get_running_loop().time())

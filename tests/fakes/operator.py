@@ -1,19 +1,31 @@
-"""An operator process on a FakeCluster: one reconciler with a memory of its own, that can be thrown away."""
+"""An operator process on a FakeCluster: the real cache, feed, queue and reconciler, with a memory that can be lost.
 
+The one place in the tests that puts the parts together, as `__main__` does in the real process.
+"""
+
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 
 from finetune_contract.progress import ProgressRecord
+from finetune_operator import cache
 from finetune_operator.core.options import Options
-from finetune_operator.kinds import KINDS, Dispatcher, Tools
-from finetune_operator.ports import Event, Json, Key, Retryable
-from tests.fakes.clock import FakeClock
-from tests.fakes.kubernetes import FakeCluster, FakeKubeApi, Faults
-from tests.fakes.observed import FakeObserved
+from finetune_operator.feed import Feed
+from finetune_operator.kinds import KINDS, Dispatcher, Tools, watched_by
+from finetune_operator.ports import FINETUNEJOBS, ApiError, Event, Json, Key, KubeApi, Retryable
+from finetune_operator.workqueue import Backoff, RetryLater, WorkQueue, work
+from tests.fakes.clock import LoopClock
+from tests.fakes.kubernetes import Crash, FakeCluster, FakeKubeApi, Faults, Watch
 
 OPTIONS = Options(trainer_image="registry/finetune-trainer:1")
-_MOST_STEPS = 50
+_WORKERS = 2
+_MOST_AT_ONCE = 200
+"""Keys handled at one instant of virtual time: more is a loop that would never let the time go on."""
+
+
+def key_of_job(namespace: str, name: str) -> Key:
+    """Of a FineTuneJob."""
+    return FINETUNEJOBS.key(namespace, name)
 
 
 @dataclass
@@ -37,66 +49,94 @@ class FakeEvents:
 
 
 class FakeOperator:
-    """Args:
-    faults: on its connection to the API server.
-    observed: its cache; one that is up to date when left out.
-    sweep_seconds: how often a list repairs what the watches missed.
-    blind_steps: so many reconciles see no watch event: they work on the list that the process started with.
+    """One process, to be made and run in the event loop whose time it lives in.
+
+    Args:
+        faults: on its connection to the API server.
+        resync_seconds: how often a list repairs what the watch missed; None for never after the first one, so that
+            nothing makes up for a lost wake-up.
+        pauses: see FakeKubeApi.
+        latency: see FakeKubeApi.
+        api: another client, for the reconciler and the lists.
     """
 
     def __init__(
         self,
         cluster: FakeCluster,
-        clock: FakeClock,
         *,
         faults: Faults | None = None,
-        observed: FakeObserved | None = None,
-        blind_steps: int = 0,
-        sweep_seconds: float | None = None,
+        resync_seconds: float | None = None,
         pauses: Iterator[int] | None = None,
+        latency: Iterator[float] | None = None,
+        api: KubeApi | None = None,
         options: Options = OPTIONS,
     ) -> None:
-        self.api = FakeKubeApi(cluster, faults, pauses)
-        self.observed = observed or FakeObserved(cluster)
+        self.connection = FakeKubeApi(cluster, faults, pauses, latency)
+        self.api: KubeApi = api or self.connection
         self.progress = FakeProgress()
         self.events = FakeEvents()
-        tools = Tools(self.api, self.observed, self.progress, self.events, clock, options)
+        self.cache = cache.Cache(watched_by(KINDS), now=lambda: asyncio.get_running_loop().time())
+        self.queue: WorkQueue[Key] = WorkQueue(Backoff(jitter=0))
+        self.feed = Feed(self.cache, self.queue, KINDS)
+        tools = Tools(self.api, self.cache, self.progress, self.events, LoopClock(), options)
         self.reconciler = Dispatcher(KINDS, tools)
-        self._clock = clock
-        self._blind_steps = blind_steps
-        self._due: datetime | None = clock.now()
-        self._sweep_seconds = sweep_seconds
-        self._swept = clock.now()
+        self.watch: Watch | None = None
+        self.failures: list[str] = []
+        """Names of the errors that a key was retried for."""
+        self.bugs: list[Exception] = []
+        """Unexpected errors: the queue retries them too, a test must not."""
+        self._resync_seconds = resync_seconds
+        self._handled: tuple[float, int] = (0.0, 0)
 
-    async def settle(self, key: Key) -> None:
-        """Reconcile as the queue would, for as long as there are events or an earlier look was asked for."""
-        self._sweep()
-        for _ in range(_MOST_STEPS):
-            if not (self._sees_events() or self._is_due()):
-                return
-            await self._step(key)
-        raise AssertionError(f"{key} does not come to rest")
-
-    def _sweep(self) -> None:
-        now = self._clock.now()
-        if self._sweep_seconds is not None and now - self._swept >= timedelta(seconds=self._sweep_seconds):
-            self.observed.sweep()
-            self._swept, self._due = now, now
-
-    def _sees_events(self) -> bool:
-        if self._blind_steps > 0:
-            self._blind_steps -= 1
-            return True
-        return self.observed.catch_up()
-
-    def _is_due(self) -> bool:
-        return self._due is not None and self._due <= self._clock.now()
-
-    async def _step(self, key: Key) -> None:
+    async def run(self) -> None:
+        """Until cancelled; raises Crash where a fault ends the process."""
         try:
-            outcome = await self.reconciler.reconcile(key)
-        except Retryable:
-            self._due = self._clock.now() + timedelta(seconds=1)
-            return
-        wait = outcome.requeue_after
-        self._due = None if wait is None else self._clock.now() + timedelta(seconds=wait)
+            await self._resync()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(work(self.queue, self._handle, workers=_WORKERS, on_error=self._count_error))
+                self.watch = self.connection.watch(self.feed.observe)
+                if self._resync_seconds is not None:
+                    group.create_task(_resync_every(self._resync_seconds, self._resync))
+        except* Crash as crashes:
+            raise Crash from crashes
+        finally:
+            if self.watch is not None:
+                self.watch.stop()
+
+    async def _stop_hot_loop(self) -> None:
+        now = asyncio.get_running_loop().time()
+        instant, count = self._handled
+        self._handled = (now, count + 1 if now == instant else 1)
+        if self._handled[1] == _MOST_AT_ONCE:
+            self.bugs.append(AssertionError(f"{_MOST_AT_ONCE} keys were handled in no time"))
+            await asyncio.sleep(3600)
+
+    # --- as in __main__ --------------------------------------------------------------------------------------
+    async def _handle(self, key: Key) -> float | None:
+        await self._stop_hot_loop()
+        try:
+            return (await self.reconciler.reconcile(key)).requeue_after
+        except Retryable as error:
+            raise RetryLater(str(error), error.delay) from error
+
+    async def _resync(self) -> None:
+        pause = 0.5
+        while True:
+            try:
+                missed = await cache.resync(self.cache, self.api)
+            except ApiError:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 30)
+            else:
+                break
+        self.feed.announce(missed)
+        self.feed.wake_unfinished()
+
+    def _count_error(self, key: Key, error: Exception) -> None:
+        self.failures.append(type(error.__cause__ or error).__name__)
+        if not isinstance(error, RetryLater):
+            self.bugs.append(error)
+
+
+async def _resync_every(seconds: float, do_resync: object) -> None:
+    await cache.resync_forever(do_resync, sleep=asyncio.sleep, shortest=seconds, longest=seconds)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pytest
 
 from finetune_operator.events import KubeEvents
 from finetune_operator.ports import EVENTS, Event, Json, NotFound, Retryable
-from tests.unit.operator.virtualtime import run
+from tests.fakes.virtualtime import run
 
 JOB: Json = {
     "apiVersion": "finetune.dev/v1alpha1",

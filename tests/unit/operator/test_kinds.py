@@ -15,10 +15,10 @@ from finetune_operator.ports import FINETUNEJOBS, GPUCLASSES, NODES, PODS, Chang
 from finetune_operator.workqueue import WorkQueue, work
 from tests.builders.children import PodBuilder, train_pod
 from tests.builders.jobs import NAMESPACE, PRODUCT, JobBuilder, make_class, make_job, make_node, make_t4
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import LoopClock
 from tests.fakes.kubernetes import FakeCluster, FakeKubeApi
 from tests.fakes.operator import OPTIONS, FakeEvents, FakeProgress
-from tests.unit.operator.virtualtime import run
+from tests.fakes.virtualtime import run
 
 T4 = {PRODUCT: "Tesla-T4"}
 
@@ -31,7 +31,7 @@ class Shell:
     handled: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        clock = FakeClock()
+        clock = LoopClock()
         self.cluster = FakeCluster(clock)
         self.api = FakeKubeApi(self.cluster)
         self.cache = Cache(watched_by(self.kinds))

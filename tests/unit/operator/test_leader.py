@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_operator.leader import Election
 from finetune_operator.ports import LEASES, AlreadyExists, Conflict, Json, NotFound, Retryable
-from tests.unit.operator.virtualtime import run
+from tests.fakes.virtualtime import run
 
 
 class Clock:

@@ -17,7 +17,7 @@ from finetune_operator import polling as progress
 from finetune_operator.polling import MAX_BYTES, Fetch, ProgressPoller, fetch_from, targets
 from finetune_operator.ports import FINETUNEJOBS, PODS, Change, Json, Key
 from tests.builders.records import progress_record
-from tests.unit.operator.virtualtime import run
+from tests.fakes.virtualtime import run
 
 KEY = FINETUNEJOBS.key("ns", "faq")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.workqueue import Backoff, RetryLater, WorkQueue, work
-from tests.unit.operator.virtualtime import run
+from tests.fakes.virtualtime import run
 
 STEADY = Backoff(first=1, longest=8, jitter=0)
 

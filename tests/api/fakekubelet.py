@@ -1,4 +1,4 @@
-"""The hand that moves what a kubelet would: FineTuneJobs in one namespace, and the fate of their pods.
+"""What a kubelet would do, by hand: FineTuneJobs in one namespace, and the fate of their pods.
 
 The control plane is real and has no kubelet here. A Node object without a kubelet behind it carries the jobs' class, so
 that their pods are created, stay pending, and end as the test writes it into their status.
@@ -24,7 +24,7 @@ _FAR_PAST = "2020-01-01T00:00:00Z"
 
 
 @dataclass
-class Hand:
+class FakeKubelet:
     """Jobs of the class `name` in the namespace `name`."""
 
     api: ApiServer
@@ -120,6 +120,10 @@ class Hand:
                 return None
 
         return wait_for(f"created: Job {child}", look, explain=lambda: self.explain(name))
+
+    def job_names(self, name: str) -> list[str]:
+        """Of the Jobs that are there for this FineTuneJob."""
+        return [job["metadata"]["name"] for job in self.api.children(JOBS, self.namespace, name)]
 
     def pods(self, name: str, child: str, count: int = 1) -> list[Object]:
         """The pods of a Job, once they are there and it knows of them."""

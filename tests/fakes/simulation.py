@@ -1,7 +1,7 @@
 """What surrounds the API server: garbage collector, Job controller, scheduler and kubelets, moved by `tick`.
 
-A stand-in, as coarse as the reconciler allows: each tick is one step of each component. What becomes of a pod is
-scripted by the name of its Job, so that a run with faults meets the same fate as one without.
+A stand-in for all of them, as coarse as the reconciler allows: each tick is one step of each component. What becomes of
+a pod is scripted by the name of its Job, so that a run with faults meets the same fate as one without.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,10 +14,10 @@ from finetune_operator.core.objects import CONTAINER
 from finetune_operator.core.timestamps import format_time
 from finetune_operator.ports import FINETUNEJOBS, JOBS, NODES, PODS, SERVICES, Json, Key, Resource
 from tests.builders.records import prepared_record, stopped_record, trained_record
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import LoopClock
 from tests.fakes.kubernetes import FakeCluster
 
-SECONDS_A_TICK = 10.0
+TICK_SECONDS = 10.0
 _TICKS_TO_SAVE = 3
 """From SIGTERM to the end: long enough for an attempt that does not wait to start beside it."""
 _INDEX = "batch.kubernetes.io/job-completion-index"
@@ -36,11 +36,11 @@ class Fate:
     disruption: str = ""
     """Reason of a DisruptionTarget condition: the pod is deleted instead of ending by itself."""
     node_fails: bool = False
-    """The node goes: DisruptionTarget and deletion, and nobody there to end the pod."""
+    """The node is lost: DisruptionTarget and deletion, and no kubelet to end the pod."""
     waits: Json = field(default_factory=dict)
     """Status of a pod that never starts on its node."""
     saved_step: int = 0
-    """Newest checkpoint when the pod is told to stop."""
+    """Of the checkpoint that the pod saves on SIGTERM."""
 
 
 SUCCEEDS = Fate()
@@ -59,21 +59,21 @@ NODE_FAILS = Fate(disruption="DeletionByTaintManager", node_fails=True)
 
 # --- the components ------------------------------------------------------------------------------------------
 @dataclass
-class World:
+class Simulation:
     cluster: FakeCluster
-    clock: FakeClock
+    clock: LoopClock
     key: Key
     fates: Mapping[str, Fate] = field(default_factory=dict)
-    """By the name of the Job, or `<job>#<index>`; who is not named succeeds."""
+    """By the name of the Job, or `<job>#<index>`; a pod without one succeeds."""
     acts: list["Act"] = field(default_factory=list)
-    """What persons do, in order; the next one waits until the former is done."""
+    """What people do, in order; each waits until the one before it is done."""
     ages: dict[str, int] = field(default_factory=dict)
     """Ticks that a pod has been running, by uid."""
     saving: dict[str, int] = field(default_factory=dict)
-    """Ticks since it was told to stop, by uid."""
+    """Ticks since SIGTERM, by uid."""
 
     def tick(self) -> None:
-        self.clock.advance(SECONDS_A_TICK)
+        """One step of each component and at most one act, every TICK_SECONDS."""
         self._act()
         self._collect_garbage()
         for job in list(self.cluster.items(JOBS)):
@@ -271,8 +271,8 @@ class World:
 class Act:
     """Something a person does, once, as soon as `when` holds."""
 
-    when: Callable[[World], bool]
-    do: Callable[[World], None]
+    when: Callable[[Simulation], bool]
+    do: Callable[[Simulation], None]
 
 
 def _container(state: Json) -> Json:
