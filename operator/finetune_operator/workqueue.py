@@ -23,7 +23,7 @@ class Backoff:
     """Delays after failures in a row: `first`, twice that, … up to `longest` seconds, each within ±`jitter`."""
 
     first: float = 0.5
-    longest: float = 120.0
+    longest: float = 60.0
     jitter: float = 0.2
     uniform: Callable[[float, float], float] = random.uniform
 

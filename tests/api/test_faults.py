@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dev.kit.apiserver import ApiServer, wait_for
 from dev.localcluster.cluster import Cluster, UnsupportedError
@@ -18,6 +19,7 @@ from tests.builders.records import failed_record, prepared_record, trained_recor
 
 pytestmark = pytest.mark.races
 
+_ERRORS = "finetune_operator_reconcile_errors_total"
 Own = tuple[FakeKubelet, OperatorProcess]
 
 
@@ -160,6 +162,48 @@ def test_a_paused_leader_is_replaced_and_ends_when_it_wakes(
         finally:
             first.kill()
             second.kill()
+
+
+def test_revoked_rights_are_counted_and_their_return_needs_no_restart(
+    control_plane: Cluster, api: ApiServer, kubeconfig: Path, tmp_path: Path
+) -> None:
+    from tests.api.conftest import scene
+
+    kubectl = control_plane.kubectl
+    with scene(control_plane, api, "rights") as kubelet:
+        name = kubelet.namespace
+        kubectl("create", "serviceaccount", name, "-n", name)
+        account = f"--serviceaccount={name}:{name}"
+        grant = ("create", "clusterrolebinding", name, "--clusterrole=cluster-admin", account)
+        token = kubectl("create", "token", name, "-n", name).strip()
+        kubectl(*grant)
+        operator = OperatorProcess(_with_token(kubeconfig, token, tmp_path), tmp_path / "operator.log", name)
+        kubelet.log = operator.log
+        try:
+            operator.start()
+            pid = operator.pid
+            kubelet.apply("revoked")
+            pods = kubelet.run("revoked", "revoked-r1-p1")
+            kubectl("delete", "clusterrolebinding", name)
+            kubelet.end(pods, 0, prepared_record())
+            wait_for("counted: an error", lambda: operator.metric(_ERRORS) > 0, explain=operator.log)
+            kubectl(*grant)
+            kubelet.wait("revoked", "training", lambda job: job["status"].get("attempt") == 1, seconds=240)
+            assert operator.pid == pid
+            assert operator.is_running()
+        finally:
+            operator.kill()
+            kubectl("delete", "clusterrolebinding", name, "--ignore-not-found")
+
+
+def _with_token(kubeconfig: Path, token: str, folder: Path) -> Path:
+    """The same cluster, as whom this token belongs to."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    for user in config["users"]:
+        user["user"] = {"token": token}
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 def _leader(api: ApiServer, namespace: str) -> str:

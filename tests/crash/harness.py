@@ -148,10 +148,10 @@ async def _play(
     cluster.create(FINETUNEJOBS, NAMESPACE, scenario.job().bare())
     result = Play(scenario, Simulation(cluster, clock, KEY, scenario.fates, list(scenario.acts())))
     tasks = [asyncio.create_task(_live(result, first, after_crash)) for _ in range(replicas)]
-    if script is not None:
-        tasks.append(asyncio.create_task(script(result)))
+    scripts = [] if script is None else [asyncio.create_task(script(result))]
+    tasks += scripts
     try:
-        await _until_quiet(result, tasks, quiet_seconds)
+        await _until_quiet(result, tasks, scripts, quiet_seconds)
     finally:
         for task in tasks:
             task.cancel()
@@ -171,15 +171,19 @@ async def _live(result: Play, first: Start, after_crash: Start) -> None:
             begin = after_crash
 
 
-async def _until_quiet(result: Play, tasks: Sequence[asyncio.Task[Any]], quiet_seconds: float) -> None:
+async def _until_quiet(
+    result: Play, tasks: Sequence[asyncio.Task[Any]], scripts: Sequence[asyncio.Task[Any]], quiet_seconds: float
+) -> None:
     quiet = 0.0
     for _ in range(_MOST_TICKS):
         before = len(result.cluster.history)
         await asyncio.sleep(TICK_SECONDS)
         result.simulation.tick()
         _raise_bugs(result, tasks)
-        quiet = quiet + TICK_SECONDS if len(result.cluster.history) == before else 0.0
-        if quiet > quiet_seconds and not result.simulation.acts:
+        is_over = not result.simulation.acts and all(each.done() for each in scripts)
+        is_quiet = len(result.cluster.history) == before
+        quiet = quiet + TICK_SECONDS if is_over and is_quiet else 0.0
+        if quiet > quiet_seconds:
             return
     raise AssertionError(f"{result.scenario.name} does not end: {result.simulation.status()}")
 

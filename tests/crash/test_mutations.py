@@ -24,7 +24,6 @@ from tests.crash.faults import (
     having,
     reference,
     with_disorder,
-    with_latency,
     with_losses,
     with_old_list,
 )
@@ -90,26 +89,8 @@ def _go_back_in_time(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cache_module._Store, "put", forgetful)
 
 
-def _bring_back_the_deleted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(cache_module._Store, "_bury", lambda self, ref, version: None)
-
-
 def _keep_ghosts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cache_module, "_is_ghost", lambda *_: False)
-
-
-def _forget_departed_pods(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(cache_module.Cache, "_remember", lambda self, pod: None)
-
-
-def _lose_what_is_added_meanwhile(patch: pytest.MonkeyPatch) -> None:
-    make_ready = WorkQueue._make_ready
-
-    def careless(self: WorkQueue[object], key: object) -> None:
-        if key not in self._busy:
-            make_ready(self, key)
-
-    patch.setattr(WorkQueue, "_make_ready", careless)
 
 
 def _never_retry(patch: pytest.MonkeyPatch) -> None:
@@ -136,14 +117,9 @@ def _with_lost_events(scenario: Scenario) -> Iterator[Play]:
         yield play(scenario, first=with_losses(seed), quiet_seconds=QUIET_AFTER_RESYNC_SECONDS)
 
 
-def _slowly(scenario: Scenario) -> Iterator[Play]:
-    for seed in range(2):
-        yield play(scenario, first=with_latency(seed))
-
-
-def _with_time_outs(scenario: Scenario) -> Iterator[Play]:
+def _with_refused_writes(scenario: Scenario) -> Iterator[Play]:
     for index in range(len(reference(scenario).writes)):
-        yield play(scenario, first=having(Faults(error_after={index: Retryable("time-out")})))
+        yield play(scenario, first=having(Faults(error_before={index: Retryable("503")})))
 
 
 TABLE = [
@@ -164,11 +140,8 @@ TABLE = [
     ("an event of a child enqueues another key", _wake_the_child_instead_of_its_owner, _undisturbed),
     ("an event of a child enqueues nothing", _wake_only_for_the_job_itself, _undisturbed),
     ("the cache goes back in time", _go_back_in_time, _in_disorder),
-    ("a late event brings back what was deleted", _bring_back_the_deleted, _in_disorder),
     ("a resync leaves ghosts in the cache", _keep_ghosts, _with_lost_events),
-    ("a deleted pod is forgotten with its record", _forget_departed_pods, _undisturbed),
-    ("a key that is added while it is handled is lost", _lose_what_is_added_meanwhile, _slowly),
-    ("a failed key is not tried again", _never_retry, _with_time_outs),
+    ("a failed key is not tried again", _never_retry, _with_refused_writes),
 ]
 """What is broken, how, and the faults under which it is found."""
 

@@ -402,6 +402,7 @@ class Watch:
         self._is_cut = False
         self._is_stopped = False
         self._missed: list[int] = []
+        self._loop = asyncio.get_running_loop()
 
     def start(self, blind_seconds: float = 0.0) -> None:
         for resource, labels in watched_by(KINDS).items():
@@ -410,7 +411,7 @@ class Watch:
                     self._observe(resource, None, obj)
         if blind_seconds:
             self.cut()
-            asyncio.get_running_loop().call_later(blind_seconds, self.resume)
+            self._loop.call_later(blind_seconds, self.resume)
         for position in range(self._position, len(self._cluster.history)):
             self._plan(position)
         self._cluster.watchers.append(self._plan)
@@ -434,12 +435,11 @@ class Watch:
         if self._is_cut:
             self._missed.append(position)
             return
-        loop = asyncio.get_running_loop()
         for delay in self._delivery(position):
             if delay:
-                loop.call_later(delay, self._deliver, position)
+                self._loop.call_later(delay, self._deliver, position)
             else:
-                loop.call_soon(self._deliver, position)
+                self._loop.call_soon(self._deliver, position)
 
     def _deliver(self, position: int) -> None:
         change = self._cluster.history[position]

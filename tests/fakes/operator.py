@@ -4,7 +4,7 @@ The one place in the tests that puts the parts together, as `__main__` does in t
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from finetune_contract.progress import ProgressRecord
@@ -57,7 +57,7 @@ class FakeOperator:
             nothing makes up for a lost wake-up.
         pauses: see FakeKubeApi.
         latency: see FakeKubeApi.
-        api: another client, for the reconciler and the lists.
+        client: what sends the requests over the connection; the connection itself when left out.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class FakeOperator:
         resync_seconds: float | None = None,
         pauses: Iterator[int] | None = None,
         latency: Iterator[float] | None = None,
-        api: KubeApi | None = None,
+        client: Callable[[FakeKubeApi], KubeApi] = lambda connection: connection,
         options: Options = OPTIONS,
     ) -> None:
         self.connection = FakeKubeApi(cluster, faults, pauses, latency)
-        self.api: KubeApi = api or self.connection
+        self.api = client(self.connection)
         self.progress = FakeProgress()
         self.events = FakeEvents()
         self.cache = cache.Cache(watched_by(KINDS), now=lambda: asyncio.get_running_loop().time())

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
+import pytest
+
+from finetune_operator.kube import KubeClient
 from finetune_operator.leader import Election
-from finetune_operator.ports import LEASES, AlreadyExists, Conflict, Json, NotFound, Retryable
-from tests.fakes.virtualtime import run
-
-
-class Clock:
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(asyncio.get_running_loop().time(), UTC)
+from finetune_operator.ports import (
+    FINETUNEJOBS,
+    GPUCLASSES,
+    LEASES,
+    NODES,
+    AlreadyExists,
+    Conflict,
+    Json,
+    NotFound,
+    Resource,
+    Retryable,
+)
+from tests.builders.jobs import NAMESPACE, make_class, make_job, make_node
+from tests.fakes.clock import LoopClock
+from tests.fakes.http import FakeApiClient
+from tests.fakes.kubernetes import FakeCluster, FakeKubeApi
+from tests.fakes.operator import FakeOperator, key_of_job
+from tests.fakes.simulation import TICK_SECONDS, Simulation
+from tests.fakes.virtualtime import VirtualLoop, run
 
 
 class LeaseServer:
@@ -68,7 +83,7 @@ class _Connection:
 
 
 def election(server: LeaseServer, name: str) -> Election:
-    return Election(server.for_replica(name), Clock(), namespace="system", identity=name)
+    return Election(server.for_replica(name), LoopClock(), namespace="system", identity=name)
 
 
 def holder(server: LeaseServer) -> str:
@@ -118,7 +133,7 @@ def test_a_leader_without_the_api_server_gives_up_before_another_may_take_over()
     run(main())
 
 
-def test_a_silent_api_server_is_as_good_as_none() -> None:
+def test_a_silent_api_server_counts_as_unreachable() -> None:
     async def main() -> float:
         server = LeaseServer()
         a = election(server, "a")
@@ -163,14 +178,14 @@ def test_a_released_lease_is_taken_at_once() -> None:
     assert run(main()) <= 2.5
 
 
-def test_leadership_is_told() -> None:
+def test_leadership_is_reported() -> None:
     async def main() -> list[bool]:
-        server, told = LeaseServer(), []
-        a = Election(server.for_replica("a"), Clock(), namespace="s", identity="a", on_change=told.append)
+        server, reported = LeaseServer(), []
+        a = Election(server.for_replica("a"), LoopClock(), namespace="s", identity="a", on_change=reported.append)
         await a.acquire()
         server.is_away.add("a")
         await a.lead()
-        return told
+        return reported
 
     assert run(main()) == [True, False]
 
@@ -187,3 +202,135 @@ def test_two_that_start_together_do_not_both_lead() -> None:
         return certain
 
     assert sorted(run(main())) == [False, True]
+
+
+# --- a leader that was paused --------------------------------------------------------------------------------
+class Process:
+    """A replica with an event loop of its own, so that it can stand still while the rest moves, as after SIGSTOP.
+
+    Args:
+        pause_at: stops after so many answers to reads, in the middle of the reconcile that asked.
+    """
+
+    def __init__(self, cluster: FakeCluster, name: str, pause_at: int | None = None) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._pause_at = pause_at
+        self._reads = 0
+        self.is_paused = False
+        self.loop = VirtualLoop()
+        self.writes: Callable[[], list[tuple[float, Resource, str]]] = list
+        self._life = self.loop.create_task(self._live())
+
+    async def _live(self) -> None:
+        """As __main__: lead, fence, work; the end of the leadership is the end of the process."""
+        operator = FakeOperator(self._cluster, client=self._client)
+        self.writes = lambda: [(each.at, each.resource, each.name) for each in operator.connection.writes]
+        client = cast(KubeClient, operator.api)
+        election = Election(client, LoopClock(), namespace="system", identity=self._name)
+        await election.acquire()
+        client.fence(lambda: election.is_certain)
+        working = asyncio.create_task(operator.run())
+        await election.lead()
+        working.cancel()
+
+    def _client(self, connection: FakeKubeApi) -> KubeClient:
+        return KubeClient(cast(Any, FakeApiClient(connection, self._on_answer)), lambda verb, resource, code: None)
+
+    def _on_answer(self, method: str, resource: Resource) -> None:
+        if method == "GET" and resource != LEASES:
+            self._reads += 1
+            if self._reads == self._pause_at:
+                self.is_paused = True
+                self.loop.stop()
+
+    def run(self, seconds: float) -> None:
+        if self.is_paused:
+            self.loop.skip(seconds)
+            return
+        until = self.loop.call_later(seconds, self.loop.stop)
+        before = self.loop.time()
+        self.loop.run_forever()
+        until.cancel()
+        if self.is_paused:
+            self.loop.skip(seconds - (self.loop.time() - before))
+
+    def resume(self) -> float:
+        self.is_paused = False
+        return self.loop.time()
+
+    @property
+    def has_ended(self) -> bool:
+        return self._life.done()
+
+    def close(self) -> None:
+        if not self.has_ended:
+            self._life.cancel()
+        self.loop.run_until_complete(asyncio.gather(self._life, return_exceptions=True))
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+            self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        self.loop.close()
+
+
+class TwoReplicas:
+    """A job, a leader that pauses in the middle of a reconcile, and a stand-by."""
+
+    def __init__(self, pause_at: int) -> None:
+        clock = LoopClock()
+        self.cluster = FakeCluster(clock)
+        self.simulation = Simulation(self.cluster, clock, key_of_job(NAMESPACE, "faq"))
+        self.first = Process(self.cluster, "first", pause_at)
+        self.first.loop.run_until_complete(self._set_up())
+        self.second = Process(self.cluster, "second")
+
+    async def _set_up(self) -> None:
+        self.cluster.create(GPUCLASSES, None, make_class("cpu"))
+        self.cluster.create(NODES, None, make_node("node-1"))
+        self.cluster.create(FINETUNEJOBS, NAMESPACE, make_job().bare())
+
+    def run(self, ticks: int) -> None:
+        for _ in range(ticks):
+            self.first.run(TICK_SECONDS)
+            self.second.run(TICK_SECONDS)
+            self.second.loop.run_until_complete(self._tick())
+
+    async def _tick(self) -> None:
+        self.simulation.tick()
+
+    def writes_after_the_pause(self) -> list[tuple[Resource, str]] | None:
+        """Of the first leader, Leases apart; None when it never came to its pause."""
+        try:
+            self.run(ticks=30)
+            if not self.first.is_paused:
+                return None
+            assert self.cluster.get(LEASES, "system", "finetune-operator")["spec"]["holderIdentity"] == "second"
+            resumed = self.first.resume()
+            self.run(ticks=3)
+            assert self.first.has_ended
+            assert self.simulation.status()["phase"] == "Succeeded"
+            return [(res, name) for at, res, name in self.first.writes() if at >= resumed and res != LEASES]
+        finally:
+            self.first.close()
+            self.second.close()
+
+
+def _writes_of_every_pause() -> list[tuple[Resource, str]]:
+    """After a pause at each read of a job's whole life."""
+    written: list[tuple[Resource, str]] = []
+    for pause_at in range(6, 60):  # the first five are the lists of its start
+        found = TwoReplicas(pause_at).writes_after_the_pause()
+        if found is None:
+            assert pause_at > 8, "the leader reads before it acts"
+            return written
+        written += found
+    raise AssertionError("the leader reads without end")
+
+
+def test_a_leader_that_was_paused_past_its_lease_writes_nothing_when_it_wakes() -> None:
+    assert _writes_of_every_pause() == []
+
+
+def test_without_the_fence_a_woken_leader_would_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KubeClient, "fence", lambda self, may_write: None)
+    assert _writes_of_every_pause() != []

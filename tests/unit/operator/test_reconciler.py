@@ -199,7 +199,7 @@ async def test_a_service_that_is_there_already_is_adopted() -> None:
 
 @in_virtual_time
 async def test_a_job_that_somebody_else_has_created_meanwhile_is_adopted() -> None:
-    stage = Stage(faults=Faults(error_after={1: AlreadyExists("faq-r1-p1")}))
+    stage = Stage(faults=Faults(error_after={2: AlreadyExists("faq-r1-p1")}))
     status = await stage.run()
     assert status["child"]["name"] == "faq-r1-p1"
 
