@@ -24,9 +24,7 @@ def _import_all() -> None:
     import transformers
     import transformers.models.qwen2.modeling_qwen2
 
-    from finetune_trainer import (
-        train,  # noqa: F401
-    )
+    from finetune_trainer.training import train  # noqa: F401
     from tests.trainer import models  # noqa: F401
 
     _ = (transformers.Trainer, transformers.AutoModelForCausalLM, transformers.AutoTokenizer)
