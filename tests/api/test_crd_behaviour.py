@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_contract.jobspec import Spec
+from finetune_operator.core.spec import Spec
 from tests.api.crds import CLASS, JOB, Object, changed, crd, install, schema, walk
 
 pytestmark = pytest.mark.cluster
@@ -116,8 +116,8 @@ def test_a_minimal_job_is_stored_with_every_default_filled_in(place: Place) -> N
     }
 
 
-def test_the_stored_spec_is_what_the_trainer_reads(place: Place) -> None:
-    spec = Spec.model_validate(place.create(JOB)["spec"])
+def test_the_stored_spec_is_what_the_operator_reads(place: Place) -> None:
+    spec = Spec.parse(place.create(JOB)["spec"])
     assert spec.method.lora is not None
     assert spec.training.learning_rate == pytest.approx(2e-4)
 
@@ -136,7 +136,7 @@ def test_an_example_is_accepted_as_it_stands(place: Place, path: Path) -> None:
     words = ("apply", "--dry-run=server", "--validate=strict", "-f", str(path), "-o", "yaml")
     stored = yaml.safe_load(place(*words))
     if stored["kind"] == "FineTuneJob":
-        Spec.model_validate(stored["spec"])
+        Spec.parse(stored["spec"])
 
 
 # --- names and columns -------------------------------------------------------------------------------------------
