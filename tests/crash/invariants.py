@@ -18,7 +18,7 @@ def check_all(play: Play) -> None:
 
 # --- P1 ------------------------------------------------------------------------------------------------------
 def check_single_attempt(history: list[Change]) -> None:
-    """When a pod is created, no pod of another attempt can still write, and nobody else holds its rank."""
+    """When a pod is created, no pod of another attempt can still write, and no other pod holds its rank."""
     pods: dict[str, Json] = {}
     ready: dict[str, bool] = {}
     for change in history:
@@ -30,7 +30,7 @@ def check_single_attempt(history: list[Change]) -> None:
             for other in pods.values():
                 if _can_write(other, ready):
                     assert _attempt(other) == _attempt(change.obj), (
-                        f"P1: {_name(other)} is alive beside {_name(change.obj)}"
+                        f"P1: {_name(other)} is alive at the same time as {_name(change.obj)}"
                     )
                     assert _rank(other) != _rank(change.obj), f"P1: {_name(other)} and {_name(change.obj)} share a rank"
         if change.type == "DELETED":
@@ -65,7 +65,7 @@ def _is_ready(node: Json) -> bool:
 
 # --- a number is used once -----------------------------------------------------------------------------------
 def check_numbers_are_used_once(history: list[Change]) -> None:
-    """A Job that was there and is gone never comes again; and none exists before its number stands in status."""
+    """A Job that is gone never comes back, and none exists before its number is in status."""
     created: set[str] = set()
     status: Json = {}
     for change in history:
@@ -92,13 +92,13 @@ def check_truthful_status(history: list[Change]) -> None:
             continue
         metadata, status = change.obj["metadata"], change.obj["status"]
         for generation in _observed_generations(status):
-            assert generation <= metadata["generation"], "P3: a generation was observed before it was there"
+            assert generation <= metadata["generation"], "P3: a generation was observed before it existed"
         assert (status["run"], status.get("attempt", 0)) >= numbers, "P3: run or attempt went back"
         numbers = (status["run"], status.get("attempt", 0))
         verdict = next((c["status"] for c in status["conditions"] if c["type"] == "Succeeded"), "Unknown")
-        former = verdicts.setdefault((metadata["uid"], status["run"]), verdict)
-        assert former in ("Unknown", verdict), (
-            f"P3: Succeeded went from {former} to {verdict} within run {status['run']}"
+        previous = verdicts.setdefault((metadata["uid"], status["run"]), verdict)
+        assert previous in ("Unknown", verdict), (
+            f"P3: Succeeded went from {previous} to {verdict} within run {status['run']}"
         )
         verdicts[metadata["uid"], status["run"]] = verdict
         assert verdict != "True" or published, "P3: Succeeded without an artefact"

@@ -1,4 +1,4 @@
-"""What happens to a job, with the outcome that it must have whatever happens to the operator meanwhile."""
+"""What happens to a job, and the outcome it must have whatever happens to the operator in the meantime."""
 
 from collections.abc import Callable
 
@@ -41,7 +41,7 @@ def _learn_slower(job: Json) -> None:
     job["spec"]["training"]["learningRate"] = 0.0001
 
 
-def _ask_for_restart(job: Json) -> None:
+def _request_restart(job: Json) -> None:
     job["metadata"]["annotations"] = {names.ANNOTATION_RESTARTED_AT: "2026-01-01T00:10:00Z"}
 
 
@@ -63,14 +63,16 @@ SCENARIOS = [
         want={"attempt": 2, "failures": 1},
     ),
     Scenario(
-        "a failing storage exhausts the retries",
+        "failing storage exhausts the retries",
         "Failed",
         job=lambda: make_job().with_retries(1),
         fates={"faq-r1-a1": _STORAGE_DOWN, "faq-r1-a2": _STORAGE_DOWN},
         want={"attempt": 2, "failures": 2},
     ),
     Scenario("bad data is final before any training", "Failed", fates={"faq-r1-p1": _BAD_ROW}, want={"failures": 1}),
-    Scenario("a full accelerator is final", "Failed", fates={"faq-r1-a1": _CUDA_OOM}, want={"failures": 1}),
+    Scenario(
+        "running out of accelerator memory is final", "Failed", fates={"faq-r1-a1": _CUDA_OOM}, want={"failures": 1}
+    ),
     Scenario(
         "a pod over its memory limit is tried again",
         "Succeeded",
@@ -80,7 +82,7 @@ SCENARIOS = [
     Scenario("a drain is not counted", "Succeeded", fates={"faq-r1-a1": _DRAINED}, want={"attempt": 2}),
     Scenario("a lost node is not waited for", "Succeeded", fates={"faq-r1-a1": NODE_FAILS}, want={"attempt": 2}),
     Scenario(
-        "suspended in training and resumed",
+        "suspended during training and resumed",
         "Succeeded",
         fates={"faq-r1-a1": Fate(ticks=50, saved_step=40)},
         acts=lambda: [
@@ -90,7 +92,7 @@ SCENARIOS = [
         want={"run": 1, "attempt": 2},
     ),
     Scenario(
-        "suspended in preparation and resumed",
+        "suspended during preparation and resumed",
         "Succeeded",
         fates={"faq-r1-p1": Fate(ticks=50)},
         acts=lambda: [
@@ -100,23 +102,23 @@ SCENARIOS = [
         want={"run": 1, "prepareAttempt": 2, "attempt": 1},
     ),
     Scenario(
-        "a changed spec makes a new run in the middle of training",
+        "a changed spec starts a new run during training",
         "Succeeded",
         fates={"faq-r1-a1": _LONG},
         acts=lambda: [Act(_when_running("faq-r1-a1"), _edit(_learn_slower))],
         want={"run": 2, "attempt": 1},
     ),
     Scenario(
-        "a changed spec makes a new run after success",
+        "a changed spec starts a new run after success",
         "Succeeded",
         acts=lambda: [Act(_when_phase("Succeeded"), _edit(_learn_slower))],
         want={"run": 2, "attempt": 1},
     ),
     Scenario(
-        "a restart is asked for after a failure",
+        "a restart is requested after a failure",
         "Succeeded",
         fates={"faq-r1-p1": _BAD_ROW},
-        acts=lambda: [Act(_when_phase("Failed"), _edit(_ask_for_restart))],
+        acts=lambda: [Act(_when_phase("Failed"), _edit(_request_restart))],
         want={"run": 2, "attempt": 1},
     ),
     Scenario(
@@ -127,7 +129,7 @@ SCENARIOS = [
         want={"attempt": 2},
     ),
     Scenario(
-        "the object is deleted in the middle of training",
+        "the object is deleted during training",
         "gone",
         fates={"faq-r1-a1": _LONG},
         acts=lambda: [Act(_when_running("faq-r1-a1"), _delete_job)],

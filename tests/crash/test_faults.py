@@ -1,7 +1,7 @@
 """Every scenario with every fault at every write: the end is that of the reference, and P1, P3 and P6 hold throughout.
 
-For each write, before and after it: the process ends there, and a new one with empty memory takes over (F1). Beside
-that: lists that are too old after the restart (F2), watch events that never arrive until a resync (F3), that arrive
+For each write, before and after it: the process ends there, and a new one with empty memory takes over (F1). In
+addition: lists that are too old after the restart (F2), watch events that never arrive until a resync (F3), that arrive
 twice or out of order (F4), conflicts (F5), errors without (F6) and with the write committed (F7), calls that take
 longer than pods do, two operators that interleave at every call (F10).
 

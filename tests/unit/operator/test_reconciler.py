@@ -133,9 +133,11 @@ async def test_a_refused_child_is_reported_and_tried_again_every_minute() -> Non
 @pytest.mark.parametrize(
     ("owner", "want"),
     [
-        pytest.param(None, "owned by nobody", id="nobody's"),
+        pytest.param(None, "owned by nobody", id="without an owner"),
         pytest.param(
-            {"kind": "CronJob", "name": "nightly", "uid": "x", "controller": True}, "CronJob nightly", id="another's"
+            {"kind": "CronJob", "name": "nightly", "uid": "x", "controller": True},
+            "CronJob nightly",
+            id="of another owner",
         ),
     ],
 )
@@ -204,7 +206,7 @@ async def test_a_job_that_somebody_else_has_created_meanwhile_is_adopted() -> No
     assert status["child"]["name"] == "faq-r1-p1"
 
 
-# --- words of others -----------------------------------------------------------------------------------------
+# --- what others say -----------------------------------------------------------------------------------------
 @in_virtual_time
 async def test_a_pod_that_does_not_start_is_explained_by_its_newest_warning() -> None:
     stage = Stage(fates={"faq-r1-p1": Fate(waits=_on_a_node())})
@@ -252,7 +254,7 @@ async def test_one_job_needs_few_writes() -> None:
 
 
 @in_virtual_time
-async def test_progress_is_written_once_an_interval() -> None:
+async def test_progress_is_written_once_per_interval() -> None:
     stage = Stage(fates={"faq-r1-a1": Fate(ticks=30)})
     await stage.run(ticks=9)
     assert stage.simulation.status()["phase"] == "Training"
