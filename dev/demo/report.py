@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dev.kit.jobs import Object
+from dev.kit.specs import Object
 
 
 def show(console: Console, job: Object, verified: dict[str, Any], namespace: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dev.kit.jobs import Object
+from dev.kit.specs import Object
 from dev.localcluster.kubectl import Kubectl
 from finetune_contract import names
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dev.kit.apiserver import wait_for
 from dev.kit.jobs import condition
+from dev.localcluster.waiting import until
 from finetune_operator.ports import GPUCLASSES, JOBS, NODES, PODS
 from tests.api.hand import NODE_LABEL, Hand
 from tests.builders.records import prepared_record, stopped_record, trained_record
@@ -117,8 +117,11 @@ def test_missing_labels_are_named_and_a_label_that_comes_is_taken_up(
     hand.api.patch(NODES, None, node, {"status": {"allocatable": {"nvidia.com/gpu": "8"}}}, subresource="status")
     hand.api.patch(NODES, None, node, {"metadata": {"labels": {NODE_LABEL: "scarce"}}})
     hand.wait("picky", "matched", lambda job: condition(job, "Planned")["status"] == "True")
-    status = wait_for(
-        "counted", lambda: hand.api.get(GPUCLASSES, None, scarce).get("status", {}).get("nodes"), explain=hand.log
+    status = until(
+        "the node is counted",
+        lambda: hand.api.get(GPUCLASSES, None, scarce).get("status", {}).get("nodes"),
+        seconds=60,
+        explain=hand.log,
     )
     assert status == 1
     assert hand.api.get(GPUCLASSES, None, scarce)["status"]["devices"] == 8

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from dev.kit.specs import Object, minimal_job
 from dev.localcluster.commands import CommandError, output_of
 from dev.localcluster.waiting import until
-from tests.api.crds import JOB, Object, changed, install
+from tests.api.crds import install
 
 pytestmark = pytest.mark.cluster
 
@@ -171,7 +172,7 @@ def test_the_operator_works_with_these_rights_and_is_never_forbidden_anything(re
     process, port = _start_operator(one, tmp_path, log)
     try:
         until("the operator is ready", lambda: _answers(port, "/readyz"), seconds=60)
-        job = changed(JOB, {"spec.resources.gpuClass": gpu_class})
+        job = minimal_job(changes={"resources.gpuClass": gpu_class})
         kubectl("create", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(job))
 
         def get(*words: str) -> Any:

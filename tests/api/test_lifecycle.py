@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from dev.kit.apiserver import Object, wait_for
 from dev.kit.jobs import condition
+from dev.kit.specs import Object
+from dev.localcluster.waiting import until
 from finetune_contract import names
 from finetune_contract.progress import ProgressRecord
 from finetune_operator.ports import EVENTS, FINETUNEJOBS, SERVICES
@@ -51,7 +52,7 @@ def test_nothing_is_written_about_a_job_at_rest(hand: Hand, operator: OperatorPr
     reconciles = operator.metric("finetune_operator_reconcile_duration_seconds_count")
 
     hand.annotate("rest", note="an event that concerns nobody")
-    wait_for("looked at", lambda: operator.metric("finetune_operator_reconcile_duration_seconds_count") > reconciles)
+    until("it is looked at", lambda: operator.metric("finetune_operator_reconcile_duration_seconds_count") > reconciles)
 
     after = hand.get("rest")
     assert after["status"] == before["status"]
@@ -99,7 +100,7 @@ def test_transitions_are_told_as_events_and_in_the_log(hand: Hand, operator: Ope
         found = [event for event in hand.api.list(EVENTS, hand.namespace) if _is_about(event, "told")]
         return found if any(event["reason"] == "Succeeded" for event in found) else None
 
-    found = wait_for("told", events, explain=lambda: hand.explain("told"))
+    found = until("the events are posted", events, seconds=60, explain=lambda: hand.explain("told"))
     assert {event["reportingComponent"] for event in found} == {"finetune-operator"}
     assert len(found) == len({(event["reason"], event["message"]) for event in found})
     assert f"{hand.namespace}/told run 1 attempt 1: Succeeded: " in operator.log()

@@ -18,7 +18,7 @@ GPU = {"resources__gpuClass": "a100-80gb", "resources__gpusPerNode": 1}
 def test_a_job_lands_on_the_node_that_carries_its_class_in_any_scheme(platform, jobs: Jobs, scheme: str) -> None:
     with platform.gpu_node(scheme) as node:
         name = jobs.apply(platform.tiny_job("placed", training__maxSteps=2, **GPU))
-        jobs.wait(name, lambda job: bool(jobs.pods(name)), what="given a training pod", seconds=120)
+        jobs.wait(name, lambda job: bool(jobs.pods(name)), what="given a training pod")
         jobs.wait(name, lambda job: jobs.pods(name)[0]["spec"].get("nodeName") == node, what=f"placed on {node}")
         jobs.delete(name)
 

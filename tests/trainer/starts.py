@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dev.localcluster.waiting import until
 from finetune_contract import layout
 from finetune_contract.jobspec import Identity, JobFile, Prepared
 from finetune_contract.manifest import MANIFEST_NAME, Manifest
@@ -87,10 +87,11 @@ class Running:
         return outcome.read_progress(self.folder / "outcome-0")
 
     def wait_until(self, condition: Callable[[ProgressRecord], bool], seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
-        while not ((seen := self.progress()) and condition(seen)):
-            assert time.monotonic() < deadline, f"waited in vain; the log:\n{self.log()}"
-            time.sleep(0.002)
+        def probe() -> bool:
+            seen = self.progress()
+            return seen is not None and condition(seen)
+
+        until("the progress that the test waits for", probe, seconds=seconds, pause=0.002, explain=self.log)
 
     def signal(self, number: signal.Signals, *, ranks: slice = slice(None)) -> None:
         for pid in self.pids[ranks]:
