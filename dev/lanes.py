@@ -35,7 +35,7 @@ WITHOUT_CLUSTER = (
     "tests/localcluster",
     "tests/dev",
 )
-ON_API_SERVER = ("tests/api", "tests/contract")  # a process of its own: its make-believe nodes end with it
+ON_API_SERVER = ("tests/api", "tests/contract")  # a process of its own: its nodes without a kubelet end with it
 ON_NODES = ("tests/localcluster", "tests/e2e")
 LAST = ("tests/localcluster/test_down.py",)
 _FAILURES = ("FAILED ", "ERROR ")  # of pytest's short summary

@@ -1,4 +1,4 @@
-"""The API server as a test drives it: raw JSON, resources by the operator's own names, no process a call."""
+"""The API server as a test drives it: raw JSON, resources by the operator's own names, no process per call."""
 
 from __future__ import annotations
 

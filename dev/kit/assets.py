@@ -1,4 +1,4 @@
-"""What the examples read: uploaded from this machine to the cluster's S3, as a user's own data would be."""
+"""What the examples read: uploaded from this machine to the cluster's S3, as users upload their own data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FineTuneJobs of a test: apply, read, wait, and what to say when the wait was in vain."""
+"""FineTuneJobs of a test or the demo: apply, read, wait, and what to show when the wait ends without success."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Jobs:
     def __init__(self, kubectl: Kubectl, namespace: str) -> None:
         self.kubectl = kubectl
         self.namespace = namespace
-        # What is asked for several times a second: a process each time would take the cores from the training.
+        # Asked several times per second: a process for each request would take the cores from the training.
         self._api = ApiServer(kubectl.kubeconfig, kubectl.context)
 
     def apply(self, job: Mapping[str, Any], *, name: str | None = None) -> str:

@@ -93,10 +93,11 @@ def _scroll(shown: int, rows: int) -> float:
 
 def _scrolling(moments: Sequence[float], loop: float, rows: int) -> str:
     """One step up for each line below the window."""
-    steps = {0.0: 0.0} | {moment / loop: _scroll(shown, rows) for shown, moment in enumerate(moments, start=1)}
     if len(moments) <= rows:
         return ""
-    values = ";".join(f"0 {-offset:g}" for offset in steps.values())
+    below = list(enumerate(moments, start=1))[rows:]
+    steps = {0.0: 0.0} | {moment / loop: -_scroll(shown, rows) for shown, moment in below}
+    values = ";".join(f"0 {offset:g}" for offset in steps.values())
     times = ";".join(f"{time:.4g}" for time in steps)
     return (
         f'<animateTransform attributeName="transform" type="translate" values="{values}" keyTimes="{times}" '

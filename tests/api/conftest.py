@@ -11,7 +11,7 @@ import pytest
 from dev.kit.apiserver import ApiServer, Missing
 from dev.localcluster.cluster import Cluster
 from finetune_operator.ports import GPUCLASSES, NODES, Resource
-from tests.api.hand import Hand
+from tests.api.fakekubelet import FakeKubelet
 from tests.api.operatorprocess import OperatorProcess, trouble
 from tests.conftest import fresh_namespace, write_kubeconfig
 
@@ -48,10 +48,10 @@ def installed_operator_paused(control_plane: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def scene(control_plane: Cluster, api: ApiServer, prefix: str) -> Iterator[Hand]:
+def scene(control_plane: Cluster, api: ApiServer, prefix: str) -> Iterator[FakeKubelet]:
     """A namespace, a class of its name, and two nodes that carry it."""
     with fresh_namespace(control_plane, prefix) as name:
-        hand = Hand(api, name)
+        hand = FakeKubelet(api, name)
         try:
             hand.add_class()
             hand.add_node("a")
@@ -72,7 +72,7 @@ def _delete(api: ApiServer, resource: Resource, name: str) -> None:
 @pytest.fixture(scope="session")
 def _shared(
     control_plane: Cluster, api: ApiServer, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Hand, OperatorProcess]]:
+) -> Iterator[tuple[FakeKubelet, OperatorProcess]]:
     log = tmp_path_factory.mktemp("operator") / "shared.log"
     with scene(control_plane, api, "api") as hand:
         operator = OperatorProcess(kubeconfig, log, hand.namespace)
@@ -84,7 +84,7 @@ def _shared(
 
 
 @pytest.fixture
-def operator(_shared: tuple[Hand, OperatorProcess]) -> Iterator[OperatorProcess]:
+def operator(_shared: tuple[FakeKubelet, OperatorProcess]) -> Iterator[OperatorProcess]:
     """The operator that most tests share. Its log is read after each of them."""
     operator = _shared[1]
     before = len(operator.log())
@@ -95,7 +95,7 @@ def operator(_shared: tuple[Hand, OperatorProcess]) -> Iterator[OperatorProcess]
 
 
 @pytest.fixture
-def hand(_shared: tuple[Hand, OperatorProcess], operator: OperatorProcess) -> Hand:
+def hand(_shared: tuple[FakeKubelet, OperatorProcess], operator: OperatorProcess) -> FakeKubelet:
     """Jobs that the shared operator works on."""
     return _shared[0]
 
@@ -103,7 +103,7 @@ def hand(_shared: tuple[Hand, OperatorProcess], operator: OperatorProcess) -> Ha
 @pytest.fixture
 def own(
     control_plane: Cluster, api: ApiServer, kubeconfig: Path, tmp_path: Path
-) -> Iterator[tuple[Hand, OperatorProcess]]:
+) -> Iterator[tuple[FakeKubelet, OperatorProcess]]:
     """A scene and an operator of the test's own, that it may kill."""
     with scene(control_plane, api, "own") as hand:
         operator = OperatorProcess(kubeconfig, tmp_path / "operator.log", hand.namespace)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dev.kit.jobs import condition
 from dev.localcluster.waiting import until
 from finetune_operator.ports import GPUCLASSES, JOBS, NODES, PODS
-from tests.api.hand import NODE_LABEL, Hand
+from tests.api.fakekubelet import NODE_LABEL, FakeKubelet
 from tests.builders.records import prepared_record, stopped_record, trained_record
 
 
-def test_suspend_stops_the_pods_and_resume_goes_on_with_the_next_attempt(hand: Hand) -> None:
+def test_suspend_stops_the_pods_and_resume_goes_on_with_the_next_attempt(hand: FakeKubelet) -> None:
     hand.apply("pause")
     hand.prepare("pause", prepared_record())
     hand.run("pause", "pause-r1-a1")
@@ -31,7 +31,7 @@ def test_suspend_stops_the_pods_and_resume_goes_on_with_the_next_attempt(hand: H
     assert not job["status"].get("failures")
 
 
-def test_a_job_created_suspended_waits(hand: Hand) -> None:
+def test_a_job_created_suspended_waits(hand: FakeKubelet) -> None:
     hand.apply("asleep", suspend=True)
     hand.wait("asleep", "suspended", lambda job: (job.get("status") or {}).get("phase") == "Suspended")
     assert not hand.api.children(JOBS, hand.namespace, "asleep")
@@ -39,7 +39,7 @@ def test_a_job_created_suspended_waits(hand: Hand) -> None:
     hand.job("asleep", "asleep-r1-p1")
 
 
-def test_a_change_of_the_spec_starts_a_new_run_after_the_old_pods_are_gone(hand: Hand) -> None:
+def test_a_change_of_the_spec_starts_a_new_run_after_the_old_pods_are_gone(hand: FakeKubelet) -> None:
     hand.apply("edit")
     hand.prepare("edit", prepared_record())
     hand.run("edit", "edit-r1-a1")
@@ -53,7 +53,7 @@ def test_a_change_of_the_spec_starts_a_new_run_after_the_old_pods_are_gone(hand:
     assert hand.wait_finished("edit")["status"]["run"] == 2
 
 
-def test_a_change_of_retries_alone_starts_nothing(hand: Hand) -> None:
+def test_a_change_of_retries_alone_starts_nothing(hand: FakeKubelet) -> None:
     hand.apply("knob")
     hand.prepare("knob", prepared_record())
     hand.end(hand.run("knob", "knob-r1-a1"), 0, trained_record())
@@ -64,7 +64,7 @@ def test_a_change_of_retries_alone_starts_nothing(hand: Hand) -> None:
     assert condition(job, "Succeeded")["status"] == "True"
 
 
-def test_the_restart_annotation_runs_a_finished_job_again(hand: Hand) -> None:
+def test_the_restart_annotation_runs_a_finished_job_again(hand: FakeKubelet) -> None:
     hand.apply("again")
     hand.prepare("again", prepared_record())
     hand.end(hand.run("again", "again-r1-a1"), 0, trained_record())
@@ -77,7 +77,7 @@ def test_the_restart_annotation_runs_a_finished_job_again(hand: Hand) -> None:
     assert job["status"]["restartedAt"] == "2026-01-01T00:00:00Z"
 
 
-def test_a_stop_on_request_goes_on_from_the_checkpoint(hand: Hand) -> None:
+def test_a_stop_on_request_goes_on_from_the_checkpoint(hand: FakeKubelet) -> None:
     hand.apply("drain")
     hand.prepare("drain", prepared_record())
     hand.end(hand.run("drain", "drain-r1-a1"), 85, stopped_record(40))
@@ -87,7 +87,7 @@ def test_a_stop_on_request_goes_on_from_the_checkpoint(hand: Hand) -> None:
     assert not hand.wait_finished("drain")["status"].get("failures")
 
 
-def test_a_foreign_job_of_our_name_is_left_alone_and_named(hand: Hand) -> None:
+def test_a_foreign_job_of_our_name_is_left_alone_and_named(hand: FakeKubelet) -> None:
     container = {"name": "theirs", "image": "theirs", "command": ["true"]}
     template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
     foreign = {"metadata": {"name": "theirs-r1-p1"}, "spec": {"suspend": True, "template": template}}
@@ -104,7 +104,7 @@ def test_a_foreign_job_of_our_name_is_left_alone_and_named(hand: Hand) -> None:
 
 
 def test_missing_labels_are_named_and_a_label_that_comes_is_taken_up(
-    hand: Hand, figure: Callable[[str, object], None]
+    hand: FakeKubelet, figure: Callable[[str, object], None]
 ) -> None:
     scarce = hand.add_class("scarce", name=f"{hand.name}-scarce", resourceName="nvidia.com/gpu", memory="79Gi")
     started = time.monotonic()
@@ -127,7 +127,7 @@ def test_missing_labels_are_named_and_a_label_that_comes_is_taken_up(
     assert hand.api.get(GPUCLASSES, None, scarce)["status"]["devices"] == 8
 
 
-def test_an_unknown_class_is_named_and_taken_up_when_it_comes(hand: Hand) -> None:
+def test_an_unknown_class_is_named_and_taken_up_when_it_comes(hand: FakeKubelet) -> None:
     name = f"{hand.name}-unborn"
     hand.apply("unborn", resources__gpuClass=name)
     job = hand.wait_reason("unborn", "GPUClassNotFound")
@@ -137,7 +137,7 @@ def test_an_unknown_class_is_named_and_taken_up_when_it_comes(hand: Hand) -> Non
     hand.job("unborn", "unborn-r1-p1")
 
 
-def test_a_child_deleted_by_hand_is_replaced(hand: Hand) -> None:
+def test_a_child_deleted_by_hand_is_replaced(hand: FakeKubelet) -> None:
     hand.apply("orphan")
     hand.prepare("orphan", prepared_record())
     hand.run("orphan", "orphan-r1-a1")

@@ -9,7 +9,7 @@ import pytest
 from dev.kit.jobs import condition
 from finetune_contract.exitcodes import ExitCode
 from finetune_contract.termination import TerminationRecord
-from tests.api.hand import Hand
+from tests.api.fakekubelet import FakeKubelet
 from tests.builders.records import failed_record, prepared_record, stopped_record
 
 
@@ -59,7 +59,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("sentence", ENDS)
-def test_the_end_of_a_training_pod(hand: Hand, sentence: str) -> None:
+def test_the_end_of_a_training_pod(hand: FakeKubelet, sentence: str) -> None:
     end = ENDS[sentence]
     name = f"end-{list(ENDS).index(sentence)}"
     hand.apply(name)
@@ -78,7 +78,7 @@ def test_the_end_of_a_training_pod(hand: Hand, sentence: str) -> None:
     hand.delete(name)
 
 
-def test_bad_data_ends_the_job_before_any_gpu_is_asked_for(hand: Hand) -> None:
+def test_bad_data_ends_the_job_before_any_gpu_is_asked_for(hand: FakeKubelet) -> None:
     hand.apply("bad-data")
     record = failed_record(3, "InvalidData", "s3://data/faq.jsonl line 3, field output: not text", role="prepare")
     hand.end(hand.run("bad-data", "bad-data-r1-p1"), 3, record)
@@ -96,7 +96,7 @@ WAITS = {
 
 
 @pytest.mark.parametrize("sentence", WAITS)
-def test_a_pod_that_does_not_start_is_explained(hand: Hand, sentence: str) -> None:
+def test_a_pod_that_does_not_start_is_explained(hand: FakeKubelet, sentence: str) -> None:
     waiting, want_reason = WAITS[sentence]
     name = f"wait-{list(WAITS).index(sentence)}"
     hand.apply(name)
@@ -115,7 +115,7 @@ def test_a_pod_that_does_not_start_is_explained(hand: Hand, sentence: str) -> No
     hand.delete(name)
 
 
-def test_a_pod_that_finds_no_node_is_explained(hand: Hand) -> None:
+def test_a_pod_that_finds_no_node_is_explained(hand: FakeKubelet) -> None:
     hand.apply("nowhere")
     job = hand.wait_reason("nowhere", "Unschedulable")
     assert "nodes are available" in condition(job, "Succeeded")["message"]

@@ -12,11 +12,11 @@ import pytest
 from dev.kit.apiserver import ApiServer
 from dev.localcluster.cluster import Cluster, UnsupportedError
 from finetune_operator.ports import FINETUNEJOBS, JOBS, LEASES
-from tests.api.hand import Hand
+from tests.api.fakekubelet import FakeKubelet
 from tests.api.operatorprocess import OperatorProcess, trouble
 from tests.builders.records import failed_record, prepared_record, trained_record
 
-Own = tuple[Hand, OperatorProcess]
+Own = tuple[FakeKubelet, OperatorProcess]
 
 
 def test_a_kill_in_each_phase_changes_nothing(own: Own) -> None:

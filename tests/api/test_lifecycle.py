@@ -13,13 +13,13 @@ from dev.localcluster.waiting import until
 from finetune_contract import names
 from finetune_contract.progress import ProgressRecord
 from finetune_operator.ports import EVENTS, FINETUNEJOBS, SERVICES
-from tests.api.hand import Hand
+from tests.api.fakekubelet import FakeKubelet
 from tests.api.operatorprocess import OperatorProcess
 from tests.builders.records import prepared_record, progress_record, trained_record
 
 
 def test_a_job_is_prepared_trained_and_succeeds(
-    hand: Hand, operator: OperatorProcess, figure: Callable[[str, object], None]
+    hand: FakeKubelet, operator: OperatorProcess, figure: Callable[[str, object], None]
 ) -> None:
     before = operator.writes()
 
@@ -44,7 +44,7 @@ def test_a_job_is_prepared_trained_and_succeeds(
     figure("API writes of a whole job", dict(operator.writes() - before))
 
 
-def test_nothing_is_written_about_a_job_at_rest(hand: Hand, operator: OperatorProcess) -> None:
+def test_nothing_is_written_about_a_job_at_rest(hand: FakeKubelet, operator: OperatorProcess) -> None:
     hand.apply("rest")
     hand.prepare("rest", prepared_record())
     hand.end(hand.run("rest", "rest-r1-a1"), 0, trained_record())
@@ -60,7 +60,7 @@ def test_nothing_is_written_about_a_job_at_rest(hand: Hand, operator: OperatorPr
     assert written == [e["time"] for e in before["metadata"]["managedFields"] if e.get("subresource") == "status"]
 
 
-def test_two_nodes_get_a_service_and_a_pod_each(hand: Hand) -> None:
+def test_two_nodes_get_a_service_and_a_pod_each(hand: FakeKubelet) -> None:
     hand.apply("wide", resources__nodes=2)
     hand.prepare("wide", prepared_record())
     pods = hand.run("wide", "wide-r1-a1", count=2)
@@ -75,7 +75,7 @@ def test_two_nodes_get_a_service_and_a_pod_each(hand: Hand) -> None:
     hand.wait_finished("wide")
 
 
-def test_progress_of_rank_0_reaches_the_status(hand: Hand) -> None:
+def test_progress_of_rank_0_reaches_the_status(hand: FakeKubelet) -> None:
     with progress_server("127.0.0.77", progress_record(step=40, eta_seconds=9)) as show:
         hand.apply("live")
         hand.prepare("live", prepared_record())
@@ -90,7 +90,7 @@ def test_progress_of_rank_0_reaches_the_status(hand: Hand) -> None:
     hand.wait_finished("live")
 
 
-def test_transitions_are_told_as_events_and_in_the_log(hand: Hand, operator: OperatorProcess) -> None:
+def test_transitions_are_told_as_events_and_in_the_log(hand: FakeKubelet, operator: OperatorProcess) -> None:
     hand.apply("told")
     hand.prepare("told", prepared_record())
     hand.end(hand.run("told", "told-r1-a1"), 0, trained_record())
@@ -106,7 +106,7 @@ def test_transitions_are_told_as_events_and_in_the_log(hand: Hand, operator: Ope
     assert f"{hand.namespace}/told run 1 attempt 1: Succeeded: " in operator.log()
 
 
-def test_children_carry_labels_and_owner_and_nothing_of_the_parents(hand: Hand) -> None:
+def test_children_carry_labels_and_owner_and_nothing_of_the_parents(hand: FakeKubelet) -> None:
     hand.apply("kin")
     hand.api.patch(
         FINETUNEJOBS, hand.namespace, "kin", {"metadata": {"labels": {"app.kubernetes.io/instance": "argo"}}}

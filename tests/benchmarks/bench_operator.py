@@ -26,7 +26,7 @@ from dev.localcluster.waiting import until
 from finetune_operator.ports import PODS
 from tests.api import crds
 from tests.api.conftest import scene
-from tests.api.hand import Hand
+from tests.api.fakekubelet import FakeKubelet
 from tests.api.operatorprocess import OperatorProcess
 from tests.builders.records import prepared_record, trained_record
 from tests.conftest import refuse_foreign, write_kubeconfig
@@ -63,7 +63,7 @@ def main() -> int:
     return 0
 
 
-def measure(hand: Hand, operator: OperatorProcess, jobs: int, rest: float) -> dict[str, Any]:
+def measure(hand: FakeKubelet, operator: OperatorProcess, jobs: int, rest: float) -> dict[str, Any]:
     before = operator.writes()
     to_prepare_pod, to_training_pod = [], []
     with step(f"{jobs} jobs, one after another") as show:
@@ -107,7 +107,7 @@ def rest_for(seconds: float, show: Callable[[str], None]) -> None:
         time.sleep(min(1.0, left))
 
 
-def wait_pod(hand: Hand, job: str) -> dict[str, Any]:
+def wait_pod(hand: FakeKubelet, job: str) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         found = hand.api.list(PODS, hand.namespace, **{"batch.kubernetes.io/job-name": job})
         return found[0] if found else None

@@ -1,4 +1,4 @@
-"""The hand that moves what a kubelet would: FineTuneJobs in one namespace, and the fate of their pods.
+"""Does what a kubelet would: FineTuneJobs in one namespace, and the fate of their pods.
 
 The control plane is real and has no kubelet here. A Node object without a kubelet behind it carries the jobs' class, so
 that their pods are created, stay pending, and end as the test writes it into their status.
@@ -25,7 +25,7 @@ _FAR_PAST = "2020-01-01T00:00:00Z"
 
 
 @dataclass
-class Hand:
+class FakeKubelet:
     """Jobs of the class `name` in the namespace `name`."""
 
     api: ApiServer
