@@ -51,12 +51,12 @@ def installed_operator_paused(control_plane: Cluster) -> Iterator[None]:
 def scene(control_plane: Cluster, api: ApiServer, prefix: str) -> Iterator[FakeKubelet]:
     """A namespace, a class of its name, and two nodes that carry it."""
     with fresh_namespace(control_plane, prefix) as name:
-        hand = FakeKubelet(api, name)
+        kubelet = FakeKubelet(api, name)
         try:
-            hand.add_class()
-            hand.add_node("a")
-            hand.add_node("b")
-            yield hand
+            kubelet.add_class()
+            kubelet.add_node("a")
+            kubelet.add_node("b")
+            yield kubelet
         finally:
             for resource in (NODES, GPUCLASSES):
                 for obj in api.list(resource):
@@ -74,11 +74,11 @@ def _shared(
     control_plane: Cluster, api: ApiServer, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[FakeKubelet, OperatorProcess]]:
     log = tmp_path_factory.mktemp("operator") / "shared.log"
-    with scene(control_plane, api, "api") as hand:
-        operator = OperatorProcess(kubeconfig, log, hand.namespace)
-        hand.log = operator.log
+    with scene(control_plane, api, "api") as kubelet:
+        operator = OperatorProcess(kubeconfig, log, kubelet.namespace)
+        kubelet.log = operator.log
         operator.start()
-        yield hand, operator
+        yield kubelet, operator
         assert operator.stop() == 0, operator.log()
         assert not trouble(operator.log(), api_server_was_away=True)  # another test may have restarted it
 
@@ -95,7 +95,7 @@ def operator(_shared: tuple[FakeKubelet, OperatorProcess]) -> Iterator[OperatorP
 
 
 @pytest.fixture
-def hand(_shared: tuple[FakeKubelet, OperatorProcess], operator: OperatorProcess) -> FakeKubelet:
+def kubelet(_shared: tuple[FakeKubelet, OperatorProcess], operator: OperatorProcess) -> FakeKubelet:
     """Jobs that the shared operator works on."""
     return _shared[0]
 
@@ -105,11 +105,11 @@ def own(
     control_plane: Cluster, api: ApiServer, kubeconfig: Path, tmp_path: Path
 ) -> Iterator[tuple[FakeKubelet, OperatorProcess]]:
     """A scene and an operator of the test's own, that it may kill."""
-    with scene(control_plane, api, "own") as hand:
-        operator = OperatorProcess(kubeconfig, tmp_path / "operator.log", hand.namespace)
-        hand.log = operator.log
+    with scene(control_plane, api, "own") as kubelet:
+        operator = OperatorProcess(kubeconfig, tmp_path / "operator.log", kubelet.namespace)
+        kubelet.log = operator.log
         operator.start()
-        yield hand, operator
+        yield kubelet, operator
         operator.stop()
         found = trouble(operator.log(), api_server_was_away=True)
         assert not found, found

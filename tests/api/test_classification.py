@@ -59,30 +59,30 @@ ENDS = {
 
 
 @pytest.mark.parametrize("sentence", ENDS)
-def test_the_end_of_a_training_pod(hand: FakeKubelet, sentence: str) -> None:
+def test_the_end_of_a_training_pod(kubelet: FakeKubelet, sentence: str) -> None:
     end = ENDS[sentence]
     name = f"end-{list(ENDS).index(sentence)}"
-    hand.apply(name)
-    hand.prepare(name, prepared_record())
+    kubelet.apply(name)
+    kubelet.prepare(name, prepared_record())
 
-    hand.end(hand.run(name, f"{name}-r1-a1"), end.code, end.record, reason=end.reason, disruption=end.disruption)
-    job = hand.wait(name, "recorded", lambda job: _training_ends(job))
+    kubelet.end(kubelet.run(name, f"{name}-r1-a1"), end.code, end.record, reason=end.reason, disruption=end.disruption)
+    job = kubelet.wait(name, "recorded", lambda job: _training_ends(job))
 
     [entry] = _training_ends(job)
-    assert entry["reason"] == end.want_reason, hand.explain(name)
-    assert (condition(job, "Succeeded")["status"] == "False") == (end.want == "final"), hand.explain(name)
+    assert entry["reason"] == end.want_reason, kubelet.explain(name)
+    assert (condition(job, "Succeeded")["status"] == "False") == (end.want == "final"), kubelet.explain(name)
     assert job["status"].get("failures", 0) == (end.want != "uncounted")
     assert bool(job["status"].get("nextAttemptTime")) == (end.want == "counted")
     if end.record is not None and end.want == "final":
         assert end.record.message in condition(job, "Succeeded")["message"]
-    hand.delete(name)
+    kubelet.delete(name)
 
 
-def test_bad_data_ends_the_job_before_any_gpu_is_asked_for(hand: FakeKubelet) -> None:
-    hand.apply("bad-data")
+def test_bad_data_ends_the_job_before_any_gpu_is_asked_for(kubelet: FakeKubelet) -> None:
+    kubelet.apply("bad-data")
     record = failed_record(3, "InvalidData", "s3://data/faq.jsonl line 3, field output: not text", role="prepare")
-    hand.end(hand.run("bad-data", "bad-data-r1-p1"), 3, record)
-    job = hand.wait_finished("bad-data", "False")
+    kubelet.end(kubelet.run("bad-data", "bad-data-r1-p1"), 3, record)
+    job = kubelet.wait_finished("bad-data", "False")
     assert condition(job, "Succeeded")["reason"] == "InvalidData"
     assert condition(job, "Prepared")["status"] == "False"
     assert "line 3, field output" in condition(job, "Succeeded")["message"]
@@ -96,30 +96,30 @@ WAITS = {
 
 
 @pytest.mark.parametrize("sentence", WAITS)
-def test_a_pod_that_does_not_start_is_explained(hand: FakeKubelet, sentence: str) -> None:
+def test_a_pod_that_does_not_start_is_explained(kubelet: FakeKubelet, sentence: str) -> None:
     waiting, want_reason = WAITS[sentence]
     name = f"wait-{list(WAITS).index(sentence)}"
-    hand.apply(name)
-    [pod] = hand.pods(name, f"{name}-r1-p1")
+    kubelet.apply(name)
+    [pod] = kubelet.pods(name, f"{name}-r1-p1")
     container = pod["spec"]["containers"][0]
     state = {"waiting": {"reason": waiting, "message": "the kubelet's own words"}}
     status = {"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0, "ready": False}
-    hand.set_status(
+    kubelet.set_status(
         pod,
         conditions=[{"type": "PodScheduled", "status": "True"}],
         containerStatuses=[{**status, "state": state}],
     )
-    job = hand.wait_reason(name, want_reason)
+    job = kubelet.wait_reason(name, want_reason)
     assert condition(job, "Succeeded")["status"] == "Unknown"
     assert "the kubelet's own words" in condition(job, "Succeeded")["message"]
-    hand.delete(name)
+    kubelet.delete(name)
 
 
-def test_a_pod_that_finds_no_node_is_explained(hand: FakeKubelet) -> None:
-    hand.apply("nowhere")
-    job = hand.wait_reason("nowhere", "Unschedulable")
+def test_a_pod_that_finds_no_node_is_explained(kubelet: FakeKubelet) -> None:
+    kubelet.apply("nowhere")
+    job = kubelet.wait_reason("nowhere", "Unschedulable")
     assert "nodes are available" in condition(job, "Succeeded")["message"]
-    hand.delete("nowhere")
+    kubelet.delete("nowhere")
 
 
 def _training_ends(job: dict[str, object]) -> list[dict[str, object]]:

@@ -20,109 +20,109 @@ Own = tuple[FakeKubelet, OperatorProcess]
 
 
 def test_a_kill_in_each_phase_changes_nothing(own: Own) -> None:
-    hand, operator = own
-    hand.apply("kill")
+    kubelet, operator = own
+    kubelet.apply("kill")
     operator.restart()
-    pods = hand.run("kill", "kill-r1-p1")
+    pods = kubelet.run("kill", "kill-r1-p1")
     operator.kill()
-    hand.end(pods, 0, prepared_record())  # while nobody looks
+    kubelet.end(pods, 0, prepared_record())  # while nobody looks
     operator.start()
-    hand.job("kill", "kill-r1-a1")
+    kubelet.job("kill", "kill-r1-a1")
     operator.restart()
-    pods = hand.run("kill", "kill-r1-a1")
+    pods = kubelet.run("kill", "kill-r1-a1")
     operator.kill()
-    hand.end(pods, 0, trained_record())
+    kubelet.end(pods, 0, trained_record())
     operator.start()
-    job = hand.wait_finished("kill")
+    job = kubelet.wait_finished("kill")
 
     assert (job["status"]["run"], job["status"]["attempt"], job["status"]["prepareAttempt"]) == (1, 1, 1)
     assert [entry["role"] for entry in job["status"]["history"]] == ["train", "prepare"]
     operator.restart()
-    assert hand.get("kill")["status"] == job["status"]
+    assert kubelet.get("kill")["status"] == job["status"]
 
 
 def test_kills_at_random_moments_leave_one_job_of_each_kind(own: Own, figure: Callable[[str, object], None]) -> None:
-    hand, operator = own
+    kubelet, operator = own
     seed = random.SystemRandom().randrange(10_000)
     figure("seed", seed)
     moments = random.Random(seed)
     for index in range(3):
-        hand.apply(f"chaos-{index}")
+        kubelet.apply(f"chaos-{index}")
         time.sleep(moments.uniform(0, 0.25))
         operator.kill()
         operator.start()
     for index in range(3):
         name = f"chaos-{index}"
-        hand.prepare(name, prepared_record())
-        hand.end(hand.run(name, f"{name}-r1-a1"), 0, trained_record())
-        hand.wait_finished(name)
-        assert len(hand.api.children(JOBS, hand.namespace, name)) <= 2
+        kubelet.prepare(name, prepared_record())
+        kubelet.end(kubelet.run(name, f"{name}-r1-a1"), 0, trained_record())
+        kubelet.wait_finished(name)
+        assert len(kubelet.api.children(JOBS, kubelet.namespace, name)) <= 2
 
 
 @pytest.mark.parametrize("is_stopped", [False, True], ids=["operator runs", "operator is stopped"])
 def test_a_job_can_be_deleted_in_each_phase(own: Own, is_stopped: bool) -> None:
-    hand, operator = own
-    hand.apply("preparing")
-    hand.run("preparing", "preparing-r1-p1")
-    hand.apply("training")
-    hand.prepare("training", prepared_record())
-    hand.run("training", "training-r1-a1")
-    hand.apply("suspended", suspend=True)
-    hand.wait("suspended", "suspended", lambda job: (job.get("status") or {}).get("phase") == "Suspended")
-    hand.apply("backing-off")
+    kubelet, operator = own
+    kubelet.apply("preparing")
+    kubelet.run("preparing", "preparing-r1-p1")
+    kubelet.apply("training")
+    kubelet.prepare("training", prepared_record())
+    kubelet.run("training", "training-r1-a1")
+    kubelet.apply("suspended", suspend=True)
+    kubelet.wait("suspended", "suspended", lambda job: (job.get("status") or {}).get("phase") == "Suspended")
+    kubelet.apply("backing-off")
     record = failed_record(75, "StorageUnavailable", "503", role="prepare")
-    hand.end(hand.run("backing-off", "backing-off-r1-p1"), 75, record)
-    hand.wait("backing-off", "backing off", lambda job: job["status"].get("nextAttemptTime"))
-    hand.apply("succeeded")
-    hand.prepare("succeeded", prepared_record())
-    hand.end(hand.run("succeeded", "succeeded-r1-a1"), 0, trained_record())
-    hand.wait_finished("succeeded")
+    kubelet.end(kubelet.run("backing-off", "backing-off-r1-p1"), 75, record)
+    kubelet.wait("backing-off", "backing off", lambda job: job["status"].get("nextAttemptTime"))
+    kubelet.apply("succeeded")
+    kubelet.prepare("succeeded", prepared_record())
+    kubelet.end(kubelet.run("succeeded", "succeeded-r1-a1"), 0, trained_record())
+    kubelet.wait_finished("succeeded")
 
     if is_stopped:
         assert operator.stop() == 0
-    everything = [job["metadata"]["name"] for job in hand.api.list(FINETUNEJOBS, hand.namespace)]
+    everything = [job["metadata"]["name"] for job in kubelet.api.list(FINETUNEJOBS, kubelet.namespace)]
     assert len(everything) == 5
     for name in everything:
-        hand.delete(name)
+        kubelet.delete(name)
     for name in everything:
-        hand.wait_gone(name)
+        kubelet.wait_gone(name)
 
     if is_stopped:
         operator.start()
-    hand.apply("training")  # a namesake of a deleted one
-    job = hand.wait("training", "planned", lambda job: (job.get("status") or {}).get("run") == 1)
+    kubelet.apply("training")  # a namesake of a deleted one
+    job = kubelet.wait("training", "planned", lambda job: (job.get("status") or {}).get("run") == 1)
     assert not job["status"].get("attempt")
 
 
 def test_the_api_server_may_be_restarted(own: Own, control_plane: Cluster) -> None:
-    hand, operator = own
-    hand.apply("cut-off")
-    hand.prepare("cut-off", prepared_record())
-    pods = hand.run("cut-off", "cut-off-r1-a1")
+    kubelet, operator = own
+    kubelet.apply("cut-off")
+    kubelet.prepare("cut-off", prepared_record())
+    pods = kubelet.run("cut-off", "cut-off-r1-a1")
     pid = operator.pid
     try:
         control_plane.restart_api_server()
     except UnsupportedError as error:
         pytest.skip(str(error))
-    hand.end(pods, 0, trained_record())
-    hand.wait("cut-off", "finished", lambda job: job["status"]["phase"] == "Succeeded", seconds=120)
+    kubelet.end(pods, 0, trained_record())
+    kubelet.wait("cut-off", "finished", lambda job: job["status"]["phase"] == "Succeeded", seconds=120)
     assert operator.pid == pid
     assert operator.is_running()
     assert operator.probe("/healthz") == 200
 
 
 def test_two_operators_at_once_make_one_job(own: Own, kubeconfig: Path, tmp_path: Path) -> None:
-    hand, _ = own
-    other = OperatorProcess(kubeconfig, tmp_path / "other.log", hand.namespace)
+    kubelet, _ = own
+    other = OperatorProcess(kubeconfig, tmp_path / "other.log", kubelet.namespace)
     other.start()
     try:
         for index in range(3):
-            hand.apply(f"both-{index}")
+            kubelet.apply(f"both-{index}")
         for index in range(3):
             name = f"both-{index}"
-            hand.prepare(name, prepared_record())
-            hand.end(hand.run(name, f"{name}-r1-a1"), 0, trained_record())
-            job = hand.wait_finished(name)
+            kubelet.prepare(name, prepared_record())
+            kubelet.end(kubelet.run(name, f"{name}-r1-a1"), 0, trained_record())
+            job = kubelet.wait_finished(name)
             assert (job["status"]["attempt"], job["status"]["prepareAttempt"]) == (1, 1)
     finally:
         assert other.stop() == 0
@@ -134,27 +134,27 @@ def test_a_paused_leader_is_replaced_and_ends_when_it_wakes(
 ) -> None:
     from tests.api.conftest import scene
 
-    with scene(control_plane, api, "lead") as hand:
-        env = {"FINETUNE_LEADER_ELECTION": "true", "POD_NAMESPACE": hand.namespace}
+    with scene(control_plane, api, "lead") as kubelet:
+        env = {"FINETUNE_LEADER_ELECTION": "true", "POD_NAMESPACE": kubelet.namespace}
         first, second = (
-            OperatorProcess(kubeconfig, tmp_path / f"{name}.log", hand.namespace, env=env | {"POD_NAME": name})
+            OperatorProcess(kubeconfig, tmp_path / f"{name}.log", kubelet.namespace, env=env | {"POD_NAME": name})
             for name in ("first", "second")
         )
-        hand.log = second.log
+        kubelet.log = second.log
         first.start()
         second.start()  # ready, as a stand-by
         try:
-            assert _leader(api, hand.namespace).startswith("first")
+            assert _leader(api, kubelet.namespace).startswith("first")
             assert first.metric("finetune_operator_leader") == 1
             assert second.metric("finetune_operator_leader") == 0
             first.pause()
-            hand.apply("orphan")
-            hand.job("orphan", "orphan-r1-p1")
-            assert _leader(api, hand.namespace).startswith("second")
+            kubelet.apply("orphan")
+            kubelet.job("orphan", "orphan-r1-p1")
+            assert _leader(api, kubelet.namespace).startswith("second")
             first.resume()
             assert first.wait_ended() != 0
             second.stop()
-            assert _leader(api, hand.namespace) == ""  # released: the next one does not have to wait
+            assert _leader(api, kubelet.namespace) == ""  # released: the next one does not have to wait
         finally:
             first.kill()
             second.kill()

@@ -19,14 +19,14 @@ from tests.builders.records import prepared_record, progress_record, trained_rec
 
 
 def test_a_job_is_prepared_trained_and_succeeds(
-    hand: FakeKubelet, operator: OperatorProcess, figure: Callable[[str, object], None]
+    kubelet: FakeKubelet, operator: OperatorProcess, figure: Callable[[str, object], None]
 ) -> None:
     before = operator.writes()
 
-    hand.apply("happy")
-    hand.prepare("happy", prepared_record())
-    hand.end(hand.run("happy", "happy-r1-a1"), 0, trained_record())
-    job = hand.wait_finished("happy")
+    kubelet.apply("happy")
+    kubelet.prepare("happy", prepared_record())
+    kubelet.end(kubelet.run("happy", "happy-r1-a1"), 0, trained_record())
+    job = kubelet.wait_finished("happy")
 
     status = job["status"]
     assert status["phase"] == "Succeeded"
@@ -44,78 +44,78 @@ def test_a_job_is_prepared_trained_and_succeeds(
     figure("API writes of a whole job", dict(operator.writes() - before))
 
 
-def test_nothing_is_written_about_a_job_at_rest(hand: FakeKubelet, operator: OperatorProcess) -> None:
-    hand.apply("rest")
-    hand.prepare("rest", prepared_record())
-    hand.end(hand.run("rest", "rest-r1-a1"), 0, trained_record())
-    before = hand.wait_finished("rest")
+def test_nothing_is_written_about_a_job_at_rest(kubelet: FakeKubelet, operator: OperatorProcess) -> None:
+    kubelet.apply("rest")
+    kubelet.prepare("rest", prepared_record())
+    kubelet.end(kubelet.run("rest", "rest-r1-a1"), 0, trained_record())
+    before = kubelet.wait_finished("rest")
     reconciles = operator.metric("finetune_operator_reconcile_duration_seconds_count")
 
-    hand.annotate("rest", note="an event that concerns nobody")
+    kubelet.annotate("rest", note="an event that concerns nobody")
     until("it is looked at", lambda: operator.metric("finetune_operator_reconcile_duration_seconds_count") > reconciles)
 
-    after = hand.get("rest")
+    after = kubelet.get("rest")
     assert after["status"] == before["status"]
     written = [entry["time"] for entry in after["metadata"]["managedFields"] if entry.get("subresource") == "status"]
     assert written == [e["time"] for e in before["metadata"]["managedFields"] if e.get("subresource") == "status"]
 
 
-def test_two_nodes_get_a_service_and_a_pod_each(hand: FakeKubelet) -> None:
-    hand.apply("wide", resources__nodes=2)
-    hand.prepare("wide", prepared_record())
-    pods = hand.run("wide", "wide-r1-a1", count=2)
+def test_two_nodes_get_a_service_and_a_pod_each(kubelet: FakeKubelet) -> None:
+    kubelet.apply("wide", resources__nodes=2)
+    kubelet.prepare("wide", prepared_record())
+    pods = kubelet.run("wide", "wide-r1-a1", count=2)
 
-    service = hand.api.get(SERVICES, hand.namespace, "wide-r1")
+    service = kubelet.api.get(SERVICES, kubelet.namespace, "wide-r1")
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"]
     assert {pod["spec"]["hostname"] for pod in pods} == {"wide-r1-a1-0", "wide-r1-a1-1"}
     assert {pod["spec"]["subdomain"] for pod in pods} == {"wide-r1"}
 
-    hand.end(pods, 0, trained_record())
-    hand.wait_finished("wide")
+    kubelet.end(pods, 0, trained_record())
+    kubelet.wait_finished("wide")
 
 
-def test_progress_of_rank_0_reaches_the_status(hand: FakeKubelet) -> None:
+def test_progress_of_rank_0_reaches_the_status(kubelet: FakeKubelet) -> None:
     with progress_server("127.0.0.77", progress_record(step=40, eta_seconds=9)) as show:
-        hand.apply("live")
-        hand.prepare("live", prepared_record())
-        pods = hand.run("live", "live-r1-a1", address="127.0.0.77")
-        job = hand.wait("live", "shown", lambda job: job["status"].get("progress", {}).get("step") == 40)
+        kubelet.apply("live")
+        kubelet.prepare("live", prepared_record())
+        pods = kubelet.run("live", "live-r1-a1", address="127.0.0.77")
+        job = kubelet.wait("live", "shown", lambda job: job["status"].get("progress", {}).get("step") == 40)
         assert job["status"]["phase"] == "Training"
         assert job["status"]["progress"]["totalSteps"] == 100
 
         show(progress_record(step=60, eta_seconds=6))
-        hand.wait("live", "shown", lambda job: job["status"].get("progress", {}).get("step") == 60)
-    hand.end(pods, 0, trained_record())
-    hand.wait_finished("live")
+        kubelet.wait("live", "shown", lambda job: job["status"].get("progress", {}).get("step") == 60)
+    kubelet.end(pods, 0, trained_record())
+    kubelet.wait_finished("live")
 
 
-def test_transitions_are_told_as_events_and_in_the_log(hand: FakeKubelet, operator: OperatorProcess) -> None:
-    hand.apply("told")
-    hand.prepare("told", prepared_record())
-    hand.end(hand.run("told", "told-r1-a1"), 0, trained_record())
-    hand.wait_finished("told")
+def test_transitions_are_told_as_events_and_in_the_log(kubelet: FakeKubelet, operator: OperatorProcess) -> None:
+    kubelet.apply("told")
+    kubelet.prepare("told", prepared_record())
+    kubelet.end(kubelet.run("told", "told-r1-a1"), 0, trained_record())
+    kubelet.wait_finished("told")
 
     def events() -> list[Object] | None:
-        found = [event for event in hand.api.list(EVENTS, hand.namespace) if _is_about(event, "told")]
+        found = [event for event in kubelet.api.list(EVENTS, kubelet.namespace) if _is_about(event, "told")]
         return found if any(event["reason"] == "Succeeded" for event in found) else None
 
-    found = until("the events are posted", events, seconds=60, explain=lambda: hand.explain("told"))
+    found = until("the events are posted", events, seconds=60, explain=lambda: kubelet.explain("told"))
     assert {event["reportingComponent"] for event in found} == {"finetune-operator"}
     assert len(found) == len({(event["reason"], event["message"]) for event in found})
-    assert f"{hand.namespace}/told run 1 attempt 1: Succeeded: " in operator.log()
+    assert f"{kubelet.namespace}/told run 1 attempt 1: Succeeded: " in operator.log()
 
 
-def test_children_carry_labels_and_owner_and_nothing_of_the_parents(hand: FakeKubelet) -> None:
-    hand.apply("kin")
-    hand.api.patch(
-        FINETUNEJOBS, hand.namespace, "kin", {"metadata": {"labels": {"app.kubernetes.io/instance": "argo"}}}
+def test_children_carry_labels_and_owner_and_nothing_of_the_parents(kubelet: FakeKubelet) -> None:
+    kubelet.apply("kin")
+    kubelet.api.patch(
+        FINETUNEJOBS, kubelet.namespace, "kin", {"metadata": {"labels": {"app.kubernetes.io/instance": "argo"}}}
     )
-    job = hand.job("kin", "kin-r1-p1")
+    job = kubelet.job("kin", "kin-r1-p1")
     assert job["metadata"]["labels"][names.LABEL_MANAGED_BY] == names.MANAGED_BY
     assert "app.kubernetes.io/instance" not in job["metadata"]["labels"]
     [owner] = job["metadata"]["ownerReferences"]
-    assert owner["uid"] == hand.get("kin")["metadata"]["uid"]
+    assert owner["uid"] == kubelet.get("kin")["metadata"]["uid"]
 
 
 def _is_about(event: Object, name: str) -> bool:

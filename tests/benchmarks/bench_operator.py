@@ -48,12 +48,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         kubeconfig = write_kubeconfig(cluster, Path(folder) / "kubeconfig")
         api = ApiServer(kubeconfig)
-        with scene(cluster, api, "bench") as hand:
-            operator = OperatorProcess(kubeconfig, Path(folder) / "log", hand.namespace)
+        with scene(cluster, api, "bench") as kubelet:
+            operator = OperatorProcess(kubeconfig, Path(folder) / "log", kubelet.namespace)
             with step("operator: started and ready"):
                 operator.start()
             try:
-                figures = measure(hand, operator, words.jobs, words.rest)
+                figures = measure(kubelet, operator, words.jobs, words.rest)
             finally:
                 operator.stop()
         api.close()
@@ -63,7 +63,7 @@ def main() -> int:
     return 0
 
 
-def measure(hand: FakeKubelet, operator: OperatorProcess, jobs: int, rest: float) -> dict[str, Any]:
+def measure(kubelet: FakeKubelet, operator: OperatorProcess, jobs: int, rest: float) -> dict[str, Any]:
     before = operator.writes()
     to_prepare_pod, to_training_pod = [], []
     with step(f"{jobs} jobs, one after another") as show:
@@ -71,15 +71,15 @@ def measure(hand: FakeKubelet, operator: OperatorProcess, jobs: int, rest: float
             show(f"job {index + 1} of {jobs}")
             name = f"job-{index}"
             started = time.monotonic()
-            hand.apply(name)
-            prepare = wait_pod(hand, f"{name}-r1-p1")
+            kubelet.apply(name)
+            prepare = wait_pod(kubelet, f"{name}-r1-p1")
             to_prepare_pod.append(time.monotonic() - started)
-            hand.end([prepare], 0, prepared_record())
+            kubelet.end([prepare], 0, prepared_record())
             ended = time.monotonic()
-            train = wait_pod(hand, f"{name}-r1-a1")
+            train = wait_pod(kubelet, f"{name}-r1-a1")
             to_training_pod.append(time.monotonic() - ended)
-            hand.end([train], 0, trained_record())
-            hand.wait_finished(name)
+            kubelet.end([train], 0, trained_record())
+            kubelet.wait_finished(name)
     writes = operator.writes() - before
 
     time.sleep(2)  # the last event is on its way
@@ -107,9 +107,9 @@ def rest_for(seconds: float, show: Callable[[str], None]) -> None:
         time.sleep(min(1.0, left))
 
 
-def wait_pod(hand: FakeKubelet, job: str) -> dict[str, Any]:
+def wait_pod(kubelet: FakeKubelet, job: str) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
-        found = hand.api.list(PODS, hand.namespace, **{"batch.kubernetes.io/job-name": job})
+        found = kubelet.api.list(PODS, kubelet.namespace, **{"batch.kubernetes.io/job-name": job})
         return found[0] if found else None
 
     return until(f"the pod of {job} is created", look, seconds=60, pause=0.01)
