@@ -169,7 +169,8 @@ def server_command(
         *(f"-{flag}={port}" for flag, port in ports.items()),
         f"-s3.config={identities}",
         "-s3.autoCreateBucket=false",  # a bucket that is not there must be noticed
-        "-s3.port.iceberg=0",
+        "-s3.port.iceberg=0",  # these two listen on fixed ports: a second server on the machine would end
+        "-s3.port.lance=0",
         "-s3.iam=false",
         f"-s3.localSocket={sockets}/s3.sock",
         f"-filer.localSocket={sockets}/filer.sock",

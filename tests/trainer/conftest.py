@@ -84,7 +84,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 
     def serves() -> bool:
-        assert server.poll() is None, "weed ended"
+        assert server.poll() is None, f"weed ended: {log.read_text()[-2000:]}"
         return launcher.is_ready(access)
 
     try:
