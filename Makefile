@@ -9,17 +9,20 @@ PYTEST := $(RUN) pytest
 
 .PHONY: help
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
+	  /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Use
 
 .PHONY: setup
-setup:  ## Install uv where it is missing, and the locked environment into .venv
+setup:  ## Install uv if it is missing, and the locked environment into .venv
 	@$(UV) --version >/dev/null 2>&1 || { echo "installing uv"; \
 	  python3 -m pip --version >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq python3-pip; }; \
 	  python3 -m pip install --quiet uv 2>/dev/null || python3 -m pip install --quiet --user --break-system-packages uv; }
 	@$(UV) sync --frozen --quiet
 
 .PHONY: demo
-demo: setup  ## From nothing to a verified adapter on a real cluster (KUBE_CONTEXT=… for a cluster of yours)
+demo: setup  ## From nothing to a verified adapter on a real cluster (KUBE_CONTEXT=… uses yours)
 	@$(RUN) python -m dev.demo
 
 .PHONY: up
@@ -27,12 +30,14 @@ up: setup  ## Start the local cluster
 	@$(RUN) python -m dev.localcluster up
 
 .PHONY: down
-down: setup  ## Stop the local cluster; nothing stays behind but the caches
+down: setup  ## Stop the local cluster; only its caches stay behind
 	@$(RUN) python -m dev.localcluster down
 
 .PHONY: status
-status: setup  ## What of the local cluster runs
+status: setup  ## Show which parts of the local cluster are running
 	@$(RUN) python -m dev.localcluster status
+
+##@ Develop
 
 .PHONY: lint
 lint: setup  ## ruff, mypy --strict, import-linter, vulture
@@ -43,30 +48,47 @@ lint: setup  ## ruff, mypy --strict, import-linter, vulture
 	$(RUN) vulture
 
 .PHONY: fmt
-fmt: setup  ## Format and mend what ruff can mend
+fmt: setup  ## Format and fix what ruff can fix
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
+.PHONY: clean
+clean: down  ## Stop the cluster, remove build/ and .venv; caches outside the checkout stay
+	rm -rf build .venv
+
+##@ Test
+
 .PHONY: test-unit
-test-unit: setup  ## Tests that need no cluster: operator core, crash harness, contract, trainer
-	$(PYTEST) tests/unit tests/crash tests/trainer tests/localcluster -m "not nightly and not cluster"
+test-unit: setup  ## Tests that need no cluster: operator core, crash harness, contract, chart, trainer, dev
+	$(PYTEST) tests/unit tests/crash tests/contract tests/chart tests/trainer tests/localcluster tests/dev \
+	  -m "not nightly and not cluster"
 
 .PHONY: test
-test: lint  ## Every test; starts the local cluster and stops it at the end
+test: lint  ## Every test; starts the local cluster and stops it at the end; a summary names what failed
 	$(RUN) python -m dev.lanes
 
+.PHONY: test-races
+test-races: setup  ## Repeat the tests that wait for a pod, process or signal, beside two busy loops; resumes where it stopped
+	@$(RUN) python -m dev.races
+
 .PHONY: test-nightly
-test-nightly: setup  ## The full depth: 200 kill points and what else takes too long for every change
+test-nightly: setup  ## The full depth: 200 kill points and whatever else takes too long for every change
 	$(PYTEST) tests/trainer tests/crash -m nightly --timeout 7200
+
+##@ Measure
 
 .PHONY: bench-trainer
 bench-trainer: setup  ## Tokens/s of the demo job and its share of this CPU's matmul rate → build/bench/trainer.json
-	$(RUN) python -m tests.benchmarks.bench_trainer
+	@$(RUN) python -m tests.benchmarks.bench_trainer
 
 .PHONY: bench-operator
 bench-operator: setup  ## Latency, API writes and memory of the operator → build/bench/operator.json
-	$(RUN) python -m tests.benchmarks.bench_operator
+	@$(RUN) python -m tests.benchmarks.bench_operator
 
-.PHONY: clean
-clean: down  ## Stop the cluster and remove build/ and .venv (caches outside the checkout stay)
-	rm -rf build .venv
+.PHONY: recording
+recording: setup  ## Run the demo, record it, draw its terminal and loss curve, quote its model card → docs/pictures
+	@$(RUN) python -m dev.demo --record build/recording/demo.cast
+	@$(RUN) python -m dev.recording fetch build/recording
+	@$(RUN) python -m dev.recording terminal build/recording/demo.cast docs/pictures/demo.svg
+	@$(RUN) python -m dev.recording loss build/recording/manifest.json docs/pictures/loss.svg
+	@$(RUN) python -m dev.recording card build/recording/README.md docs/pictures/model-card.md

@@ -1,30 +1,45 @@
-"""`make test`: every test, on two lanes that share the machine.
+"""`make test`: every test, in two lanes that share the machine.
 
-One lane runs what needs no cluster. The other one makes the cluster and its images, then runs the tests on the API
-server, those on whole nodes that bear company, and those that need the cluster for themselves. Both wait more than they
-compute. Last comes the test that takes the cluster down and looks for what was left behind.
+One lane runs what needs no cluster. The other one starts the cluster and its images, then runs the tests on the API
+server, those on whole nodes that may run side by side, and those that need the cluster to themselves. Both wait more
+than they compute. Last comes the test that takes the cluster down and looks for what was left behind. The summary names
+each step that failed, its failed tests, and the command that runs it alone.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
+
+from rich.console import Console
+
+from dev.kit import entrypoint
 
 ROOT = Path(__file__).parents[1]
 PYTEST = (sys.executable, "-m", "pytest", "-q")
 LOCALCLUSTER = (sys.executable, "-m", "dev.localcluster")
-WITHOUT_CLUSTER = ("tests/unit", "tests/crash", "tests/contract", "tests/chart", "tests/trainer", "tests/localcluster")
-ON_API_SERVER = ("tests/api", "tests/contract")  # a process of its own: its nodes that are none end with it
+WITHOUT_CLUSTER = (
+    "tests/unit",
+    "tests/crash",
+    "tests/contract",
+    "tests/chart",
+    "tests/trainer",
+    "tests/localcluster",
+    "tests/dev",
+)
+ON_API_SERVER = ("tests/api", "tests/contract")  # a process of its own: its nodes without a kubelet end with it
 ON_NODES = ("tests/localcluster", "tests/e2e")
 LAST = ("tests/localcluster/test_down.py",)
-AT_ONCE = 3  # jobs of the cluster's two nodes
+_FAILURES = ("FAILED ", "ERROR ")  # of pytest's short summary
+AT_ONCE = 3  # jobs on the cluster's two nodes
 
 
 @dataclass(frozen=True)
@@ -35,10 +50,29 @@ class Step:
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def command(self) -> str:
+        """Runs this step alone, from the root of the repository."""
+        settings = [f"{name}={value}" for name, value in self.environment.items()]
+        return " ".join([*settings, shlex.join(("uv", "run", "python", *self.argv[1:]))])
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a step ended."""
+
+    step: Step
+    code: int
+    seconds: float
+    failures: tuple[str, ...] = ()
+    """pytest's lines about tests that failed."""
+
+    @property
+    def passed(self) -> bool:
+        return self.code == 0
+
 
 def pytest_step(title: str, folders: tuple[str, ...], marks: str = "", *words: str) -> Step:
-    missing = [folder for folder in folders if not (ROOT / folder).exists()]
-    assert not missing, f"no such test folder: {missing}"
     return Step(title, (*PYTEST, *folders, *(("-m", marks) if marks else ()), *words))
 
 
@@ -63,6 +97,8 @@ class Terminal:
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self.stopped = Event()
+        """No further step starts."""
 
     def say(self, lane: str, line: str) -> None:
         with self._lock:
@@ -70,26 +106,37 @@ class Terminal:
 
 
 def main() -> int:
+    """Run both lanes, then say what failed and how to run it alone."""
     terminal = Terminal()
     with ThreadPoolExecutor() as pool:
         lanes = [pool.submit(run_lane, terminal, "local", ALONE), pool.submit(run_cluster_lane, terminal)]
-    passed = all(lane.result() for lane in lanes)
-    return 0 if run_lane(terminal, "cluster", DOWN) and passed else 1
+        try:
+            results = [result for lane in lanes for result in lane.result()]
+        except KeyboardInterrupt:  # the processes got it too
+            terminal.stopped.set()
+            raise
+    results += run_lane(terminal, "cluster", DOWN)
+    print(f"\n{summary(results)}", flush=True)
+    return 0 if all(result.passed for result in results) else entrypoint.FAILED
 
 
-def run_cluster_lane(terminal: Terminal) -> bool:
-    """Without a cluster its tests would only say so one by one."""
-    return all(run(terminal, "cluster", step) for step in CLUSTER) and run_lane(terminal, "cluster", ON_CLUSTER)
+def run_cluster_lane(terminal: Terminal) -> list[Result]:
+    """Without a cluster each of its tests would only say so again: they are left out then."""
+    results = []
+    for step in CLUSTER:
+        results.append(run(terminal, "cluster", step))
+        if not results[-1].passed:
+            return results
+    return results + run_lane(terminal, "cluster", ON_CLUSTER)
 
 
-def run_lane(terminal: Terminal, name: str, steps: list[Step]) -> bool:
-    """All of its steps, whatever became of those before; True when each has passed."""
-    passed = [run(terminal, name, step) for step in steps]
-    return all(passed)
+def run_lane(terminal: Terminal, name: str, steps: Sequence[Step]) -> list[Result]:
+    """All of its steps, whatever became of the earlier ones."""
+    return [run(terminal, name, step) for step in steps if not terminal.stopped.is_set()]
 
 
-def run(terminal: Terminal, lane: str, step: Step) -> bool:
-    started = time.monotonic()
+def run(terminal: Terminal, lane: str, step: Step) -> Result:
+    started, failures = time.monotonic(), []
     terminal.say(lane, f"=== {step.title}")
     with subprocess.Popen(
         step.argv,
@@ -103,10 +150,34 @@ def run(terminal: Terminal, lane: str, step: Step) -> bool:
         assert process.stdout is not None
         for line in process.stdout:
             terminal.say(lane, line.rstrip())
-    how = "passed" if process.returncode == 0 else f"failed ({process.returncode})"
-    terminal.say(lane, f"=== {step.title}: {how}, {time.monotonic() - started:.0f} s")
-    return process.returncode == 0
+            if line.startswith(_FAILURES):
+                failures.append(line.rstrip())
+    result = Result(step, process.returncode, time.monotonic() - started, tuple(failures))
+    terminal.say(lane, f"=== {_outcome(result)}")
+    return result
+
+
+def summary(results: Sequence[Result]) -> str:
+    """A line per step; below a failed one its failed tests and the command that runs it alone."""
+    lines = []
+    for result in results:
+        lines.append(_outcome(result))
+        if not result.passed:
+            lines += [f"    {line}" for line in result.failures]
+            lines.append(f"    alone: {result.step.command}")
+    if skipped := [step.title for step in ON_CLUSTER if step not in [result.step for result in results]]:
+        lines.append(f"- not run, for want of a cluster: {', '.join(skipped)}")
+    return "\n".join(lines)
+
+
+def _outcome(result: Result) -> str:
+    sign, how = ("✓", "passed") if result.passed else ("✗", f"failed with exit code {result.code}")
+    return f"{sign} {result.step.title}: {how} after {result.seconds:.0f} s"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cure = "Run the step alone by the command in the summary, or start anew: make down test"
+    interrupted = (
+        "Stopped. The cluster may still be up:\n  make test     # from the start\n  make down     # stop the cluster"
+    )
+    sys.exit(entrypoint.exit_code(main, Console(), cure=cure, interrupted=interrupted))

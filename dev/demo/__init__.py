@@ -1,1 +1,1 @@
-"""`make demo`: from nothing to a verified adapter, on a real cluster, told in one line a stage."""
+"""`make demo`: from nothing to a verified adapter, on a real cluster, in one line per stage."""

@@ -9,10 +9,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dev.kit.jobs import Object
+from dev.demo.commands import AGAIN, DOWN, Shell
+from dev.kit.specs import Object
 
 
-def show(console: Console, job: Object, verified: dict[str, Any], namespace: str) -> None:
+def show(console: Console, job: Object, verified: dict[str, Any], namespace: str, shell: Shell) -> None:
     status = job["status"]
     artifact, evaluation = status["artifact"], status.get("evaluation", {})
     facts = Table.grid(padding=(0, 2))
@@ -29,7 +30,7 @@ def show(console: Console, job: Object, verified: dict[str, Any], namespace: str
     console.print(Panel(facts, title=f"FineTuneJob {job['metadata']['name']}, run {status['run']}", title_align="left"))
     for answer in verified.get("answers", []):
         console.print(_answer(answer))
-    console.print(_next_commands(job["metadata"]["name"], namespace), highlight=False, soft_wrap=True)
+    console.print(_next_commands(job["metadata"]["name"], namespace, shell), highlight=False, soft_wrap=True)
 
 
 def _answer(answer: dict[str, Any]) -> Table:
@@ -40,11 +41,13 @@ def _answer(answer: dict[str, Any]) -> Table:
     return table
 
 
-def _next_commands(name: str, namespace: str) -> str:
-    return f"""Next:
-  kubectl -n {namespace} get ftj
-  kubectl -n {namespace} describe ftj {name}
-  kubectl get gpuclass
-  kubectl -n finetune-system port-forward deployment/finetune-operator 8080   # then: curl localhost:8080/metrics
-  make demo     # again: a new run of the same job
-  make down     # stop the cluster"""
+def _next_commands(name: str, namespace: str, shell: Shell) -> str:
+    lines = shell.lines(
+        f"kubectl -n {namespace} get ftj",
+        f"kubectl -n {namespace} describe ftj {name}",
+        "kubectl get gpuclass",
+        "kubectl -n finetune-system port-forward deployment/finetune-operator 8080  # curl localhost:8080/metrics",
+        AGAIN,
+        DOWN,
+    )
+    return f"Next:\n{lines}"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from typing import Any
 
-from dev.kit.jobs import Object
+from dev.kit.jobs import QUIET_SECONDS
+from dev.kit.specs import Object
+from dev.localcluster.errors import CurableError
 from dev.localcluster.kubectl import Kubectl
+from dev.localcluster.waiting import GaveUpError, until
 from finetune_contract import names
 
 POD = "verify-adapter"
@@ -16,27 +20,39 @@ def verify_in_pod(kubectl: Kubectl, namespace: str, image: str, job: Object, que
     """What `finetune-trainer verify --json` printed for the job's artefact.
 
     Raises:
-        CommandError: the pod failed; with its log.
+        CurableError: the pod failed, or nothing of it moved for five minutes; with the end of its log.
     """
-    kubectl("-n", namespace, "delete", "pod", POD, "--ignore-not-found", "--wait=true", timeout=120)
+    words = ("-n", namespace)
+    kubectl(*words, "delete", "pod", POD, "--ignore-not-found", "--wait=true", timeout=120)
     kubectl.apply(_pod(namespace, image, job, questions))
+
+    def status() -> Object:
+        return dict(kubectl.get(*words, "pod", POD)["status"])
+
+    def log(*more: str) -> str:
+        return kubectl(*words, "logs", POD, *more) if kubectl.succeeds(*words, "logs", POD, "--tail=1") else ""
+
+    def movement() -> Hashable:
+        states = [tuple(item["state"]) for item in status().get("containerStatuses", [])]
+        return status().get("phase"), *states, len(log())
+
+    def ended() -> str | None:
+        phase = str(status().get("phase"))
+        return phase if phase in {"Succeeded", "Failed"} else None
+
     try:
-        kubectl(
-            "-n",
-            namespace,
-            "wait",
-            "pod",
-            POD,
-            "--for=jsonpath={.status.phase}=Succeeded",
-            "--timeout=240s",
-            timeout=250,
-        )
-    except Exception as error:
-        log = kubectl("-n", namespace, "logs", POD, "--tail=40")
-        raise RuntimeError(f"the adapter did not verify:\n{log}") from error
-    log = kubectl("-n", namespace, "logs", POD)
-    kubectl("-n", namespace, "delete", "pod", POD, "--wait=false")
-    return _document(log)
+        phase = until(f"pod {POD} has ended", ended, seconds=QUIET_SECONDS, pause=1, progress=movement)
+    except GaveUpError as error:
+        raise _unverified(f"Pod {POD} has made no progress", log("--tail=20"), namespace) from error
+    if phase != "Succeeded":
+        raise _unverified("The adapter did not verify", log("--tail=20"), namespace)
+    document = _document(log())
+    kubectl(*words, "delete", "pod", POD, "--wait=false")
+    return document
+
+
+def _unverified(what: str, log: str, namespace: str) -> CurableError:
+    return CurableError(f"{what}; the end of its log:\n{log}", f"Next:\n  kubectl -n {namespace} describe pod {POD}")
 
 
 def _document(log: str) -> dict[str, Any]:

@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from dev.kit.jobs import Jobs, Object, condition, is_finished, is_observed
+from dev.kit.jobs import QUIET_SECONDS, condition, is_finished, is_observed
+from dev.kit.specs import Object
+from dev.localcluster.waiting import until
+
+
+class Observable(Protocol):
+    """What the watch asks of a cluster; `Jobs` is one."""
+
+    def get(self, name: str) -> Object: ...
+
+    def signs(self, name: str) -> Hashable:
+        """Differs from one look to the next while the job makes progress."""
+        ...
 
 
 class Watch:
-    """One line that is drawn again on a terminal, a line for each change elsewhere."""
+    """One line that is drawn again on an interactive terminal, a line for each change elsewhere."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(
+        self,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._console = console
+        self._clock, self._sleep = clock, sleep
         self._last = ""
 
-    def until_finished(self, jobs: Jobs, name: str, *, run: int, seconds: float = 1200) -> Object:
-        """Returns the object once the given run (or a later one) has ended.
+    def until_finished(self, jobs: Observable, name: str, *, run: int, quiet_seconds: float = QUIET_SECONDS) -> Object:
+        """The object, once the given run (or a later one) has ended, however long it takes.
 
         Raises:
-            AssertionError: it did not end in time; with its status, pods and logs.
+            GaveUpError: there was no sign of progress for `quiet_seconds`.
         """
         columns = (TextColumn("  {task.fields[phase]:<10}"), BarColumn(30), TextColumn("{task.description}"))
         with Progress(*columns, console=self._console, transient=True, refresh_per_second=4) as progress:
             task = progress.add_task("", total=None, phase="Pending")
 
-            def seen(job: Object) -> bool:
-                current = job.get("status", {}).get("run", 0) >= run and is_observed(job)
-                if current:
-                    self._show(progress, task, job)
-                return current and is_finished(job)
+            def look() -> Object | None:
+                job = jobs.get(name)
+                if job.get("status", {}).get("run", 0) < run or not is_observed(job):
+                    return None
+                self._show(progress, task, job)
+                return job if is_finished(job) else None
 
-            return jobs.wait(name, seen, what="finished", seconds=seconds)
+            return until(
+                f"{name} is finished",
+                look,
+                seconds=quiet_seconds,
+                pause=0.5,
+                progress=lambda: jobs.signs(name),
+                clock=self._clock,
+                sleep=self._sleep,
+            )
 
     def _show(self, progress: Progress, task: TaskID, job: Object) -> None:
         phase = job["status"].get("phase", "")
@@ -42,7 +71,7 @@ class Watch:
         progress.update(
             task, phase=phase, description=text, completed=state.get("step", 0), total=state.get("totalSteps") or None
         )
-        if not self._console.is_terminal and text != self._last:
+        if not self._console.is_interactive and text != self._last:
             self._console.print(f"  {phase:<10} {text}", highlight=False)
         self._last = text
 

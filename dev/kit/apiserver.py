@@ -1,22 +1,22 @@
-"""The API server as a test drives it: raw JSON, resources by the operator's own names, no process a call."""
+"""The API server as a test drives it: raw JSON, resources by the operator's own names, no process per call."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kubernetes import client, config
+from urllib3.exceptions import HTTPError
 
+from dev.kit.specs import Object
+from dev.localcluster.errors import CurableError
 from finetune_contract import names
 from finetune_operator.kube import _path
 from finetune_operator.ports import Resource
 
-Object = dict[str, Any]
 Objects = list[Object]
-T = TypeVar("T")
 
 _MERGE_PATCH = "application/merge-patch+json"
 
@@ -88,23 +88,9 @@ class ApiServer:
             if error.status == 404:
                 raise Missing(path) from error
             raise AssertionError(f"{method} {path}: {error.status} {error.body}") from error
+        except HTTPError as error:
+            raise CurableError(
+                f"The API server at {self._client.configuration.host} does not answer: {error}",
+                "Look at it with `make status`; `make up` starts what is missing of the local cluster.",
+            ) from error
         return dict(json.loads(response.data))
-
-
-def wait_for(
-    what: str,
-    look: Callable[[], T | None],
-    *,
-    seconds: float = 300,
-    explain: Callable[[], str] = str,
-    pause: float = 0.1,
-) -> T:
-    """The first answer that says something. AssertionError with an explanation when none does in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not {what} within {seconds:g} s\n{explain()}")
-        time.sleep(pause)

@@ -1,4 +1,4 @@
-"""What the examples read: uploaded from this machine to the cluster's S3, as a user's own data would be."""
+"""What the examples read: uploaded from this machine to the cluster's S3, as users upload their own data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from dev.localcluster.errors import CurableError
 from dev.localcluster.s3 import S3
 
 SMOLLM2 = "models/SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -15,15 +16,29 @@ TRAIN_ROWS, EVALUATION_ROWS = 256, 32
 
 
 def upload_demo(s3: S3) -> None:
-    """SmolLM2-135M-Instruct and the zaragoza FAQ rows, both out of their PyPI packages."""
+    """SmolLM2-135M-Instruct and the zaragoza FAQ rows, both out of their PyPI packages.
+
+    Raises:
+        CurableError: the packages cannot be fetched, or the storage refuses the upload.
+    """
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
     from dev.kit.sample_data import faq_alpaca, smollm2_gguf
 
-    _upload_file(s3, smollm2_gguf(), SMOLLM2)
-    rows = faq_alpaca().read_text().splitlines()
+    model, rows = smollm2_gguf(), faq_alpaca().read_text().splitlines()
     random.Random(0).shuffle(rows)
     train, evaluation = rows[:TRAIN_ROWS], rows[TRAIN_ROWS : TRAIN_ROWS + EVALUATION_ROWS]
-    put_text(s3, f"{FAQ}/train.jsonl", "\n".join(train) + "\n")
-    put_text(s3, f"{FAQ}/eval.jsonl", "\n".join(evaluation) + "\n")
+    try:
+        _upload_file(s3, model, SMOLLM2)
+        put_text(s3, f"{FAQ}/train.jsonl", "\n".join(train) + "\n")
+        put_text(s3, f"{FAQ}/eval.jsonl", "\n".join(evaluation) + "\n")
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        raise CurableError(
+            f"The storage at {s3.endpoint} does not take the demo's files into bucket {s3.bucket}: {error}",
+            "With a cluster of yours, check S3_ENDPOINT, S3_BUCKET and the AWS_* keys. "
+            "With the local one, `make up` starts its storage again.",
+        ) from error
 
 
 def upload_folder(s3: S3, folder: Path, prefix: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dev.kit import namespaces
-from dev.localcluster.commands import output_of
+from dev.localcluster.commands import CommandError, output_of
+from dev.localcluster.errors import CurableError
 from dev.localcluster.kubectl import Kubectl
 
 ROOT = Path(__file__).parents[2]
@@ -29,12 +30,18 @@ class Chart:
         self._argv = (str(helm), f"--kubeconfig={kubeconfig}", f"--kube-context={context}")
 
     def install(self, values: dict[str, Any], *, chart: Path = CHART, wait: bool = True) -> str:
-        """Install or upgrade, with these values over the chart's own."""
+        """Install or upgrade, with these values over the chart's own. CurableError when Helm refuses or gives up."""
         words = ["--wait", "--timeout=5m"] if wait else []
-        return output_of(
-            *self._argv, "upgrade", "--install", RELEASE, str(chart), "--namespace", NAMESPACE, "--create-namespace",
-            "--values", "-", *words, stdin=json.dumps(values), timeout=330,
-        )  # fmt: skip
+        try:
+            return output_of(
+                *self._argv, "upgrade", "--install", RELEASE, str(chart), "--namespace", NAMESPACE,
+                "--create-namespace", "--values", "-", *words, stdin=json.dumps(values), timeout=330,
+            )  # fmt: skip
+        except CommandError as error:
+            raise CurableError(
+                f"Helm did not install the chart: {error.output.strip()[-1000:]}",
+                f"Look at its pods: kubectl -n {NAMESPACE} describe pods",
+            ) from error
 
     def uninstall(self) -> str:
         return output_of(*self._argv, "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", timeout=120)

@@ -1,20 +1,22 @@
-"""FineTuneJobs of a test: apply, read, wait, and what to say when the wait was in vain."""
+"""FineTuneJobs of a test or the demo: apply, read, wait, and what to show when the wait ends without success."""
 
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dev.kit.apiserver import ApiServer
+from dev.kit.specs import Object
 from dev.localcluster.kubectl import Kubectl
-from finetune_operator.ports import FINETUNEJOBS, PODS, Resource
+from dev.localcluster.waiting import until
+from finetune_operator.ports import EVENTS, FINETUNEJOBS, JOBS, PODS, Resource
 
-Object = dict[str, Any]
+QUIET_SECONDS = 300.0
+"""A wait for a run ends when nothing has moved for so long, however long the run itself takes."""
 
 
 def load_example(name: str) -> list[Object]:
@@ -37,13 +39,38 @@ def is_observed(job: Object) -> bool:
     return bool(job.get("status", {}).get("observedGeneration") == job["metadata"]["generation"])
 
 
+def signs_of_progress(job: Object, children: Sequence[Object], events: Sequence[Object]) -> Hashable:
+    """A new run, attempt, phase, step, stage or condition; a new child or state of one; a new event about any of them.
+
+    An event that is only counted up again is the opposite of progress, and a message may carry a time.
+    """
+    status = job.get("status", {})
+    progress = status.get("progress", {})
+    uids = {item["metadata"]["uid"] for item in (job, *children)}
+    return (
+        status.get("observedGeneration"),
+        *(status.get(key) for key in ("run", "attempt", "prepareAttempt", "phase")),
+        *(progress.get(key) for key in ("step", "stage")),
+        frozenset((item["type"], item["status"], item["reason"]) for item in status.get("conditions", [])),
+        frozenset((child["metadata"]["uid"], _state(child)) for child in children),
+        frozenset(event["metadata"]["uid"] for event in events if event["involvedObject"].get("uid") in uids),
+    )
+
+
+def _state(child: Object) -> Hashable:
+    """Of a pod: its phase, its node, and what each container does."""
+    containers = child.get("status", {}).get("containerStatuses", [])
+    states = tuple((item["name"], *sorted(item.get("state", {}))) for item in containers)
+    return child.get("status", {}).get("phase"), child.get("spec", {}).get("nodeName"), states
+
+
 class Jobs:
     """FineTuneJobs and their children in one namespace."""
 
     def __init__(self, kubectl: Kubectl, namespace: str) -> None:
         self.kubectl = kubectl
         self.namespace = namespace
-        # What is asked for several times a second: a process each time would take the cores from the training.
+        # Asked several times per second: a process for each request would take the cores from the training.
         self._api = ApiServer(kubectl.kubeconfig, kubectl.context)
 
     def apply(self, job: Mapping[str, Any], *, name: str | None = None) -> str:
@@ -73,30 +100,36 @@ class Jobs:
     def pods(self, name: str, role: str = "train") -> list[Object]:
         return [pod for pod in self.children(name, PODS) if pod["metadata"]["labels"]["finetune.dev/role"] == role]
 
-    def wait(
-        self,
-        name: str,
-        until: Callable[[Object], bool],
-        *,
-        what: str,
-        seconds: float = 240,
-        forbid: Callable[[Object], bool] = lambda job: False,
-    ) -> Object:
-        """Poll the object until it is so. Raises AssertionError with its conditions, pods and logs otherwise."""
-        deadline = time.monotonic() + seconds
-        while True:
+    def signs(self, name: str) -> Hashable:
+        """What differs from one look to the next while the job makes progress."""
+        children = [child for resource in (JOBS, PODS) for child in self.children(name, resource)]
+        return signs_of_progress(self.get(name), children, self._api.list(EVENTS, self.namespace))
+
+    def wait(self, name: str, is_so: Callable[[Object], bool], *, what: str, seconds: float = QUIET_SECONDS) -> Object:
+        """The object, once it is so.
+
+        Raises:
+            GaveUpError: nothing has moved for `seconds`; with the job's status, pods and logs.
+        """
+
+        def look() -> Object | None:
             job = self.get(name)
-            if until(job):
-                return job
-            if forbid(job) or time.monotonic() > deadline:
-                raise AssertionError(f"{name}: not {what} after {seconds:g} s at most\n{self.explain(job)}")
-            time.sleep(0.3)
+            return job if is_so(job) else None
 
-    def wait_finished(self, name: str, *, seconds: float = 300) -> Object:
-        return self.wait(name, is_finished, what="finished", seconds=seconds)
+        return until(
+            f"{name} is {what}",
+            look,
+            seconds=seconds,
+            pause=0.3,
+            progress=lambda: self.signs(name),
+            explain=lambda: self.explain(self.get(name)),
+        )
 
-    def wait_succeeded(self, name: str, *, seconds: float = 300) -> Object:
-        job = self.wait_finished(name, seconds=seconds)
+    def wait_finished(self, name: str) -> Object:
+        return self.wait(name, is_finished, what="finished")
+
+    def wait_succeeded(self, name: str) -> Object:
+        job = self.wait_finished(name)
         assert condition(job, "Succeeded")["status"] == "True", self.explain(job)
         return job
 

@@ -9,8 +9,7 @@ from typing import Any
 from dev.kit import assets
 from dev.kit.chart import DEPLOYMENT, Chart, image_values, prepare_cluster
 from dev.kit.chart import NAMESPACE as SYSTEM
-from dev.kit.jobs import Object
-from dev.kit.specs import TINY_MODEL, TINY_ROWS, tiny_job
+from dev.kit.specs import TINY_MODEL, TINY_ROWS, Object, tiny_job
 from dev.localcluster import gpus
 from dev.localcluster.commands import CommandError, output_of
 from dev.localcluster.local import LocalCluster

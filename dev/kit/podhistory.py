@@ -1,4 +1,4 @@
-"""Every pod that ever lived in a namespace, from a watch: who was beside whom."""
+"""Every pod that ever lived in a namespace, from a watch: which ranks started twice, which attempts overlapped."""
 
 from __future__ import annotations
 

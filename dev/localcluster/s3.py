@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dev.localcluster.daemons import Daemon
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 NAME = "s3"
 PORT = 8333
+SERVER_PORTS = tuple(f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer") for kind in ("", ".grpc"))
+"""Flags of every port that the server listens on."""
 BUCKET = "finetune"
 NAMESPACE = "storage"
 ENDPOINT_IN_CLUSTER = f"http://s3.{NAMESPACE}.svc:{PORT}"
@@ -135,33 +138,48 @@ def render_identities(s3: S3) -> dict[str, Any]:
 
 
 def daemon(s3: S3, *, address: str, data: Path, folder: Path, sockets: Path) -> Daemon:
-    """Master, volume server, filer and S3 gateway in one process."""
+    """The server of the cluster: it outlives this process."""
     identities = folder / "identities.json"
-    return Daemon(
-        NAME,
-        (
-            weed(),
-            "-logtostderr=true",
-            "server",
-            "-s3",
-            f"-dir={data}",
-            f"-ip={address}",
-            f"-ip.bind={address}",
-            f"-s3.port={PORT}",
-            f"-s3.config={identities}",
-            "-s3.autoCreateBucket=false",  # a bucket that is not there must be noticed
-            "-s3.port.iceberg=0",
-            "-s3.iam=false",
-            f"-s3.localSocket={sockets}/s3.sock",
-            f"-filer.localSocket={sockets}/filer.sock",
-            "-master.telemetry=false",
-            "-master.electionTimeout=1s",  # of one: a restart need not wait 10 s for others
-            "-master.volumeSizeLimitMB=1024",
-            "-master.volumePreallocate=false",
-            "-volume.max=100",
-            "-volume.minFreeSpace=1",  # percent
-        ),
-        files={identities: json.dumps(render_identities(s3), indent=1)},
+    argv = server_command(address=address, data=data, identities=identities, sockets=sockets)
+    return Daemon(NAME, argv, files={identities: json.dumps(render_identities(s3), indent=1)})
+
+
+def server_command(
+    *,
+    address: str,
+    data: Path,
+    identities: Path,
+    sockets: Path,
+    ports: Mapping[str, int] = MappingProxyType({"s3.port": PORT}),
+) -> tuple[str, ...]:
+    """Master, volume server, filer and S3 gateway in one process.
+
+    Args:
+        identities: file with what `render_identities` returns.
+        ports: by weed's flag; a server beside the cluster's needs others for all of `SERVER_PORTS`.
+    """
+    return (
+        weed(),
+        "-logtostderr=true",
+        "server",
+        "-s3",
+        f"-dir={data}",
+        f"-ip={address}",
+        f"-ip.bind={address}",
+        *(f"-{flag}={port}" for flag, port in ports.items()),
+        f"-s3.config={identities}",
+        "-s3.autoCreateBucket=false",  # a bucket that is not there must be noticed
+        "-s3.port.iceberg=0",  # these two listen on fixed ports: a second server on the machine would end
+        "-s3.port.lance=0",
+        "-s3.iam=false",
+        f"-s3.localSocket={sockets}/s3.sock",
+        f"-filer.localSocket={sockets}/filer.sock",
+        "-master.telemetry=false",
+        "-master.electionTimeout=1s",  # of one: a restart need not wait 10 s for others
+        "-master.volumeSizeLimitMB=1024",
+        "-master.volumePreallocate=false",
+        "-volume.max=100",
+        "-volume.minFreeSpace=1",  # percent
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,12 @@ from typing import Any
 import yaml
 from kubernetes import client, config
 
-Object = dict[str, Any]
-Changes = Mapping[str, Any]
-"""Dotted path → value; a number is an index of a list, None removes the field."""
+from dev.kit.specs import Object, minimal_job
 
 FOLDER = Path(__file__).parents[2] / "crds"
 NAMESPACE = "default"
 
-JOB: Object = {
-    "apiVersion": "finetune.dev/v1alpha1",
-    "kind": "FineTuneJob",
-    "metadata": {"name": "faq"},
-    "spec": {
-        "model": {"source": "s3://models/qwen"},
-        "dataset": {"train": [{"source": "s3://data/faq.jsonl"}]},
-        "method": {"type": "lora", "lora": {}},
-        "training": {"learningRate": 2e-4},
-        "resources": {"gpuClass": "cpu"},
-        "output": {"uri": "s3://adapters/faq"},
-        "storage": {"secretName": "s3-credentials"},
-    },
-}
+JOB: Object = minimal_job()
 CLASS: Object = {
     "apiVersion": "finetune.dev/v1alpha1",
     "kind": "GPUClass",
@@ -55,21 +39,6 @@ def crd(kind: str) -> Object:
 def schema(kind: str) -> Object:
     [version] = crd(kind)["spec"]["versions"]
     return dict(version["schema"]["openAPIV3Schema"])
-
-
-def changed(base: Object, changes: Changes) -> Object:
-    """A copy of `base` in which each path has its new value."""
-    result = copy.deepcopy(base)
-    for path, value in changes.items():
-        *parents, last = path.split(".")
-        target: Any = result
-        for key in parents:
-            target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
-        if value is None:
-            target.pop(last, None)
-        else:
-            target[int(last) if isinstance(target, list) else last] = copy.deepcopy(value)
-    return result
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a kubelet would do, by hand: FineTuneJobs in one namespace, and the fate of their pods.
+"""Does what a kubelet would: FineTuneJobs in one namespace, and the fate of their pods.
 
 The control plane is real and has no kubelet here. A Node object without a kubelet behind it carries the jobs' class, so
 that their pods are created, stay pending, and end as the test writes it into their status.
@@ -6,20 +6,21 @@ that their pods are created, stay pending, and end as the test writes it into th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dev.kit.apiserver import ApiServer, Missing, Object, wait_for
+from dev.kit.apiserver import ApiServer, Missing
 from dev.kit.jobs import condition, is_finished, is_observed
-from dev.kit.specs import set_path
+from dev.kit.specs import Object, dotted, minimal_job, set_path
+from dev.localcluster.waiting import until
 from finetune_contract import names
 from finetune_contract.termination import TerminationRecord
 from finetune_operator.ports import EVENTS, FINETUNEJOBS, GPUCLASSES, JOBS, NODES, PODS
-from tests.api.crds import JOB
 
 NODE_LABEL = f"{names.GROUP}/api-test"
+SECONDS = 300.0
+"""The overall limit of a wait."""
 _FAR_PAST = "2020-01-01T00:00:00Z"
 
 
@@ -55,24 +56,17 @@ class FakeKubelet:
     # --- FineTuneJobs -----------------------------------------------------------------------------------------------
     def apply(self, name: str, **changes: Any) -> Object:
         """Create; `changes` are paths below spec with `__` for the dot."""
-        job = copy.deepcopy(JOB)
-        job["metadata"] = {"name": name}
-        job["spec"]["resources"]["gpuClass"] = self.name
-        for path, value in changes.items():
-            set_path(job["spec"], path.split("__"), value)
+        job = minimal_job(name, {"resources.gpuClass": self.name, **dotted(changes)})
         return self.api.create(FINETUNEJOBS, self.namespace, job)
 
     def get(self, name: str) -> Object:
         return self.api.get(FINETUNEJOBS, self.namespace, name)
 
     def change(self, name: str, **changes: Any) -> None:
+        """A merge patch: None removes the field."""
         spec: Object = {}
-        for path, value in changes.items():
-            *parents, last = path.split("__")
-            target = spec
-            for parent in parents:
-                target = target.setdefault(parent, {})
-            target[last] = value
+        for path, value in dotted(changes).items():
+            set_path(spec, path, value)
         self.api.patch(FINETUNEJOBS, self.namespace, name, {"spec": spec})
 
     def annotate(self, name: str, **annotations: str) -> None:
@@ -82,12 +76,12 @@ class FakeKubelet:
     def delete(self, name: str) -> None:
         self.api.delete(FINETUNEJOBS, self.namespace, name)
 
-    def wait(self, name: str, what: str, until: Callable[[Object], object], seconds: float = 300) -> Object:
+    def wait(self, name: str, what: str, is_so: Callable[[Object], object], seconds: float = SECONDS) -> Object:
         def look() -> Object | None:
             job = self.get(name)
-            return job if until(job) else None
+            return job if is_so(job) else None
 
-        return wait_for(what, look, seconds=seconds, explain=lambda: self.explain(name))
+        return until(f"{name} is {what}", look, seconds=seconds, explain=lambda: self.explain(name))
 
     def wait_finished(self, name: str, status: str = "True") -> Object:
         job = self.wait(name, "finished", is_finished)
@@ -107,7 +101,7 @@ class FakeKubelet:
                 return not any(self.api.children(kind, self.namespace, name) for kind in (JOBS, PODS))
             return False
 
-        wait_for(f"gone: {name}", is_gone, explain=self.log)
+        until(f"{name} and its children are gone", is_gone, seconds=SECONDS, explain=self.log)
 
     # --- pods -----------------------------------------------------------------------------------------------------
     def job(self, name: str, child: str) -> Object:
@@ -119,7 +113,7 @@ class FakeKubelet:
             except Missing:
                 return None
 
-        return wait_for(f"created: Job {child}", look, explain=lambda: self.explain(name))
+        return until(f"Job {child} is created", look, seconds=SECONDS, explain=lambda: self.explain(name))
 
     def job_names(self, name: str) -> list[str]:
         """Of the Jobs that are there for this FineTuneJob."""
@@ -134,7 +128,8 @@ class FakeKubelet:
             job = self.job(name, child)
             return alive if len(alive) == count and (job.get("status") or {}).get("active") == count else None
 
-        return wait_for(f"created: {count} pod(s) of {child}", look, explain=lambda: self.explain(name))
+        what = f"{count} pod(s) of {child} are created"
+        return until(what, look, seconds=SECONDS, explain=lambda: self.explain(name))
 
     def set_status(self, pod: Object, **status: Any) -> None:
         self.api.patch(PODS, self.namespace, pod["metadata"]["name"], {"status": status}, subresource="status")

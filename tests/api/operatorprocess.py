@@ -16,8 +16,8 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from dev.kit.apiserver import wait_for
 from dev.kit.ports import ReservedPort
+from dev.localcluster.waiting import until
 
 ROOT = Path(__file__).parents[2]
 TRAINER_IMAGE = "localhost/finetune-trainer:api-test"
@@ -63,7 +63,7 @@ class OperatorProcess:
             self.wait_ready()
 
     def wait_ready(self) -> None:
-        wait_for("ready", self.is_ready, explain=self.log)
+        until("the operator is ready", self.is_ready, seconds=60, explain=self.log)
 
     def stop(self) -> int:
         """SIGTERM; its exit code."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dev.kit.apiserver import wait_for
 from dev.kit.jobs import condition
+from dev.localcluster.waiting import until
 from finetune_operator.ports import GPUCLASSES, JOBS, NODES, PODS
 from tests.api.fakekubelet import NODE_LABEL, FakeKubelet
 from tests.builders.records import prepared_record, stopped_record, trained_record
@@ -110,7 +110,7 @@ def test_a_foreign_job_of_our_name_is_left_alone_and_named(kubelet: FakeKubelet)
 
     kubelet.api.delete(JOBS, kubelet.namespace, "theirs-r1-p1")
     kubelet.annotate("theirs", note="look")  # or wait for the next look
-    kubelet.wait("theirs", "going on", lambda job: condition(job, "Succeeded")["reason"] != "Conflict")
+    kubelet.wait("theirs", "going on", lambda job: condition(job, "Succeeded")["reason"] != "Conflict", seconds=300)
 
 
 def test_missing_labels_are_named_and_a_label_that_comes_is_taken_up(
@@ -127,9 +127,10 @@ def test_missing_labels_are_named_and_a_label_that_comes_is_taken_up(
     kubelet.api.patch(NODES, None, node, {"status": {"allocatable": {"nvidia.com/gpu": "8"}}}, subresource="status")
     kubelet.api.patch(NODES, None, node, {"metadata": {"labels": {NODE_LABEL: "scarce"}}})
     kubelet.wait("picky", "matched", lambda job: condition(job, "Planned")["status"] == "True")
-    status = wait_for(
-        "counted",
+    status = until(
+        "the node is counted",
         lambda: kubelet.api.get(GPUCLASSES, None, scarce).get("status", {}).get("nodes"),
+        seconds=300,
         explain=kubelet.log,
     )
     assert status == 1

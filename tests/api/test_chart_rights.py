@@ -18,9 +18,10 @@ import pytest
 import yaml
 
 from dev.kit.ports import ReservedPort
+from dev.kit.specs import Object, minimal_job
 from dev.localcluster.commands import CommandError, output_of
 from dev.localcluster.waiting import until
-from tests.api.crds import JOB, Object, changed, install
+from tests.api.crds import install
 
 pytestmark = pytest.mark.cluster
 
@@ -175,7 +176,7 @@ def test_the_operator_works_with_these_rights_and_is_never_forbidden_anything(re
     process = _start_operator(one, port.number, tmp_path, log)
     try:
         until("the operator is ready", lambda: _answers(port.number, "/readyz"), seconds=300)
-        job = changed(JOB, {"spec.resources.gpuClass": gpu_class})
+        job = minimal_job(changes={"resources.gpuClass": gpu_class})
         kubectl("create", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(job))
 
         def get(*words: str) -> Any:

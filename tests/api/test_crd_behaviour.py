@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from dev.kit.specs import Object, changed
 from finetune_operator.core.spec import Spec
-from tests.api.crds import CLASS, JOB, Object, changed, crd, install, schema, walk
+from tests.api.crds import CLASS, JOB, crd, install, schema, walk
 
 pytestmark = pytest.mark.cluster
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.crds import CLASS, JOB, Api, Changes, changed, install, schema, walk
+from dev.kit.specs import Changes, changed
+from tests.api.crds import CLASS, JOB, Api, install, schema, walk
 
 pytestmark = pytest.mark.cluster
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dev.kit.apiserver import ApiServer, wait_for
+from dev.kit.apiserver import ApiServer
 from dev.localcluster.cluster import Cluster, UnsupportedError
+from dev.localcluster.waiting import until
 from finetune_operator.ports import FINETUNEJOBS, JOBS, LEASES
 from tests.api.fakekubelet import FakeKubelet
 from tests.api.operatorprocess import OperatorProcess, trouble
@@ -109,7 +110,7 @@ def test_the_api_server_may_be_restarted(own: Own, control_plane: Cluster) -> No
     except UnsupportedError as error:
         pytest.skip(str(error))
     kubelet.end(pods, 0, trained_record())
-    kubelet.wait("cut-off", "finished", lambda job: job["status"]["phase"] == "Succeeded")
+    kubelet.wait("cut-off", "finished", lambda job: job["status"]["phase"] == "Succeeded", seconds=300)
     assert operator.pid == pid
     assert operator.is_running()
     assert operator.probe("/healthz") == 200
@@ -146,7 +147,7 @@ def test_a_paused_leader_is_replaced_and_ends_when_it_wakes(
         )
         kubelet.log = second.log
         first.start()
-        wait_for("leading", lambda: first.metric("finetune_operator_leader"), explain=first.log)
+        until("the first one leads", lambda: first.metric("finetune_operator_leader"), seconds=300, explain=first.log)
         second.start()  # ready, as a stand-by
         try:
             assert _leader(api, kubelet.namespace).startswith("first")
@@ -186,7 +187,7 @@ def test_revoked_rights_are_counted_and_their_return_needs_no_restart(
             pods = kubelet.run("revoked", "revoked-r1-p1")
             kubectl("delete", "clusterrolebinding", name)
             kubelet.end(pods, 0, prepared_record())
-            wait_for("counted: an error", lambda: operator.metric(_ERRORS) > 0, explain=operator.log)
+            until("an error is counted", lambda: operator.metric(_ERRORS) > 0, seconds=300, explain=operator.log)
             kubectl(*grant)
             kubelet.wait("revoked", "training", lambda job: job["status"].get("attempt") == 1, seconds=240)
             assert operator.pid == pid

@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dev.kit.apiserver import Object, wait_for
 from dev.kit.jobs import condition
+from dev.kit.specs import Object
+from dev.localcluster.waiting import until
 from finetune_contract import names
 from finetune_contract.progress import ProgressRecord
 from finetune_operator.ports import EVENTS, FINETUNEJOBS, SERVICES
@@ -56,7 +57,7 @@ def test_nothing_is_written_about_a_job_at_rest(kubelet: FakeKubelet, operator: 
 
     kubelet.annotate("rest", note="an event that concerns nobody")
     count = "finetune_operator_reconcile_duration_seconds_count"
-    wait_for("looked at", lambda: operator.metric(count) > reconciles)
+    until("it is looked at", lambda: operator.metric(count) > reconciles)
 
     after = kubelet.get("rest")
     assert after["status"] == before["status"]
@@ -104,7 +105,7 @@ def test_transitions_are_told_as_events_and_in_the_log(kubelet: FakeKubelet, ope
         found = [event for event in kubelet.api.list(EVENTS, kubelet.namespace) if _is_about(event, "told")]
         return found if any(event["reason"] == "Succeeded" for event in found) else None
 
-    found = wait_for("told", events, explain=lambda: kubelet.explain("told"))
+    found = until("the events are posted", events, seconds=300, explain=lambda: kubelet.explain("told"))
     assert {event["reportingComponent"] for event in found} == {"finetune-operator"}
     assert len(found) == len({(event["reason"], event["message"]) for event in found})
     assert f"{kubelet.namespace}/told run 1 attempt 1: Succeeded: " in operator.log()

@@ -1,8 +1,8 @@
 """How fast the trainer trains, against what this CPU can do at most.
 
 SmolLM2-135M-Instruct, LoRA rank 16 on all linear layers, 256 rows of building-permit questions, batch 8, bf16. Speed is
-in real tokens a second (padding does not count), from the second half of an epoch, when everything is warm. The share
-is 4 × parameters FLOPs a token (forward 2, backward through frozen weights 2) over the bf16 rate of a 2048³ matmul,
+in real tokens per second (padding does not count), from the second half of an epoch, when everything is warm. The share
+is 4 × parameters FLOPs per token (forward 2, backward through frozen weights 2) over the bf16 rate of a 2048³ matmul,
 measured in the same run. `python -m tests.benchmarks.bench_trainer` writes `build/bench/trainer.json` and prints a
 table.
 """
@@ -12,13 +12,17 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dev.kit import entrypoint
 from dev.kit.sample_data import faq_alpaca, smollm2_gguf
+from dev.localcluster.console import console, step
 from finetune_contract.jobspec import Prepared
 from finetune_trainer.prepare import preparation
 from finetune_trainer.training import train
@@ -27,7 +31,7 @@ from tests.trainer.folders import FolderStorage
 from tests.trainer.hooks import NoHooks
 
 PARAMETERS = 134_515_008
-FLOPS_A_TOKEN = 4 * PARAMETERS
+FLOPS_PER_TOKEN = 4 * PARAMETERS
 CASES: dict[str, dict[str, Any]] = {
     "compiled": {"compile": True},
     "default": {},
@@ -53,10 +57,11 @@ class Outcome:
 
 
 class _Clock:
-    """Times each step: a callback that is called as a TrainerCallback would be."""
+    """Times each step and shows it: its callback is called as any TrainerCallback is."""
 
-    def __init__(self) -> None:
+    def __init__(self, show: Callable[[str], None]) -> None:
         self.marks: list[tuple[float, int]] = []
+        self._show = show
 
     def callback(self) -> Any:
         from transformers import TrainerCallback
@@ -66,6 +71,7 @@ class _Clock:
         class Clock(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 clock.marks.append((time.perf_counter(), state.num_input_tokens_seen))
+                clock._show(f"step {state.global_step} of {state.max_steps}")
 
         return Clock()
 
@@ -106,26 +112,31 @@ def run_case(case: str, rows: int, steps: int, folder: Path) -> Outcome:
         "evaluation": {"sampleAnswers": 0},
         "checkpoint": {"everySteps": 100_000},
     }
-    storage, clock = FolderStorage(folder / "s3"), _Clock()
+    storage = FolderStorage(folder / "s3")
     job = make_job(spec, model=smollm2_gguf(), train=faq_alpaca())
-    result = preparation.run(job, storage, folder / "prepare", lambda line: None)
+    with step(f"{case}: rows prepared") as show:
+        result = preparation.run(job, storage, folder / "prepare", show)
     job = job.model_copy(update={"prepared": Prepared(uri=result.uri, digest=result.digest)})
-    before = matmul_gflops()
-    trained = train.run(job, storage, folder / case.replace(" ", "-"), NoHooks(callbacks=[clock.callback()]))
-    gflops = statistics.mean([before, matmul_gflops()])
+    with step(f"{case}: matmul rate before"):
+        before = matmul_gflops()
+    with step(f"{case}: trained") as show:
+        clock = _Clock(show)
+        trained = train.run(job, storage, folder / case.replace(" ", "-"), NoHooks(callbacks=[clock.callback()]))
+    with step(f"{case}: matmul rate after"):
+        gflops = statistics.mean([before, matmul_gflops()])
     speed = clock.tokens_per_second()
     return Outcome(
         case=case,
         tokens_per_second=round(speed, 1),
         gflops=round(gflops, 1),
-        share=round(FLOPS_A_TOKEN * speed / gflops / 1e9, 4),
+        share=round(FLOPS_PER_TOKEN * speed / gflops / 1e9, 4),
         seconds=trained.metrics["trainSeconds"],
         loss=round(statistics.mean(entry["loss"] for entry in trained.metrics["lossHistory"][-8:]), 4),
         peak_gib=round(trained.metrics["peakMemoryBytes"] / 2**30, 2),
     )
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", default=["default", "compiled"], help=f"of: {', '.join(CASES)}")
     parser.add_argument("--rows", type=int, default=256)
@@ -145,6 +156,7 @@ def main() -> None:
             f"{outcome.case:26} {outcome.tokens_per_second:9.0f} {outcome.share:6.1%} {outcome.gflops:15.0f} "
             f"{outcome.seconds:8.1f} {outcome.loss:7.3f} {outcome.peak_gib:5.1f}"
         )
+    return 0
 
 
 def _machine() -> str:
@@ -155,4 +167,5 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    interrupted = "Stopped; nothing was written."
+    sys.exit(entrypoint.exit_code(main, console, cure="Run `make bench-trainer` again.", interrupted=interrupted))

@@ -1,1 +1,1 @@
-"""Objects for tests, said in words: `make_job().suspended().build()`."""
+"""Builders of objects for tests: `make_job().suspended().build()`."""

@@ -3,6 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
+from dev.kit.specs import apply_changes, minimal_job
 from finetune_contract import names
 from tests.fakes.schema import schema_of, with_defaults
 
@@ -14,21 +15,8 @@ PRODUCT = "nvidia.com/gpu.product"
 
 class JobBuilder:
     def __init__(self, name: str) -> None:
-        self._job: Json = {
-            "apiVersion": "finetune.dev/v1alpha1",
-            "kind": "FineTuneJob",
-            "metadata": {"name": name, "namespace": NAMESPACE, "uid": "uid-of-job", "generation": 1}
-            | {"resourceVersion": "1"},
-            "spec": {
-                "model": {"source": "s3://models/smol"},
-                "dataset": {"train": [{"source": "s3://data/faq.jsonl"}]},
-                "method": {"type": "lora", "lora": {"rank": 8}},
-                "training": {"learningRate": 0.0002},
-                "resources": {"gpuClass": "cpu"},
-                "output": {"uri": "s3://adapters/faq"},
-                "storage": {"secretName": "s3-credentials"},
-            },
-        }
+        self._job: Json = minimal_job(name, {"method.lora.rank": 8})
+        self._job["metadata"] |= {"namespace": NAMESPACE, "uid": "uid-of-job", "generation": 1, "resourceVersion": "1"}
 
     def build(self) -> Json:
         return deepcopy(dict(with_defaults(schema_of("finetunejobs"), self._job)))
@@ -42,15 +30,8 @@ class JobBuilder:
 
     # --- spec ------------------------------------------------------------------------------------------------
     def having(self, path: str, value: Any) -> "JobBuilder":
-        """`having("training.epochs", 2)`; None takes the field away."""
-        *parents, last = path.split(".")
-        block = self._job["spec"]
-        for parent in parents:
-            block = block.setdefault(parent, {})
-        if value is None:
-            block.pop(last, None)
-        else:
-            block[last] = value
+        """`having("training.epochs", 2)`; None removes the field."""
+        apply_changes(self._job["spec"], {path: value})
         return self
 
     def suspended(self) -> "JobBuilder":

@@ -36,7 +36,7 @@ def test_bad_input_is_final_and_no_training_pod_ever_exists(
     platform, jobs: Jobs, changes, reason: str | None, words: list[str]
 ) -> None:
     name = jobs.apply(platform.tiny_job("bad", **changes))
-    job = jobs.wait_finished(name, seconds=180)
+    job = jobs.wait_finished(name)
     end = condition(job, "Succeeded")
     assert end["status"] == "False"
     assert reason is None or end["reason"] == reason

@@ -43,7 +43,7 @@ def test_every_example_is_applied_by_some_test() -> None:
 @pytest.mark.parametrize("example", TRAINS)
 def test_an_example_trains_to_a_verified_artifact(platform: Any, jobs: Jobs, example: str) -> None:
     job = job_of(example)
-    done = jobs.wait_succeeded(jobs.apply(job), seconds=420)
+    done = jobs.wait_succeeded(jobs.apply(job))
     artifact = done["status"]["artifact"]
     assert artifact["uri"].startswith(job["spec"]["output"]["uri"] + "/")
     _, _, _, folder = artifact["uri"].split("/", 3)
@@ -89,14 +89,14 @@ def test_the_suspended_example_waits_and_goes_on_from_its_checkpoint_when_it_is_
     assert not jobs.pods(name)
 
     suspend("false")
-    jobs.wait(name, lambda job: job["status"].get("progress", {}).get("step", 0) >= 25, what="at step 25", seconds=240)
+    jobs.wait(name, lambda job: job["status"].get("progress", {}).get("step", 0) >= 25, what="at step 25")
     suspend("true")
-    stopped = jobs.wait(name, lambda job: is_suspended(job) and not jobs.pods(name), what="stopped", seconds=120)
+    stopped = jobs.wait(name, lambda job: is_suspended(job) and not jobs.pods(name), what="stopped")
     saved = stopped["status"]["checkpoint"]["step"]
     assert saved >= 25
 
     suspend("false")
-    done = jobs.wait_succeeded(name, seconds=300)
+    done = jobs.wait_succeeded(name)
     assert done["status"]["run"] == 1
     assert done["status"]["attempt"] == 2
     assert done["status"]["progress"]["step"] == 200

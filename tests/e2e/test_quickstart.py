@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.races]
 def test_applying_the_quickstart_yields_a_verified_adapter_that_lowers_the_held_out_loss(platform, jobs: Jobs) -> None:
     [job] = load_example("quickstart.yaml")
     name = jobs.apply(job)
-    done = jobs.wait_succeeded(name, seconds=1200)
+    done = jobs.wait_succeeded(name)
 
     evaluation, artifact = done["status"]["evaluation"], done["status"]["artifact"]
     assert float(evaluation["lossAfter"]) < float(evaluation["lossBefore"]) - 0.2

@@ -2,15 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dev.kit.specs import minimal_job
 from finetune_contract.jobspec import CONTRACT_VERSION, Attempt, Identity, JobFile, Prepared, Spec, World
-
-_CRD = Path(__file__).parents[2] / "crds" / "finetunejobs.yaml"
+from tests.fakes.schema import schema_of, with_defaults
 
 
 def make_job(
@@ -30,14 +27,15 @@ def make_job(
         spec: the user's spec in the CRD's spelling; what it leaves out is taken from the CRD's defaults.
         model, train: sources; paths become file:// URIs.
     """
-    written = {
-        "model": {"source": _uri(model)},
-        "dataset": {"train": [{"source": _uri(train)}]},
-        "method": {"type": "lora", "lora": {}},
-        "training": {"learningRate": 1e-3},
-        "output": {"uri": "s3://bucket/out"},
-        "storage": {"secretName": "s3-keys"},
-    }
+    written = minimal_job(
+        changes={
+            "model.source": _uri(model),
+            "dataset.train.0.source": _uri(train),
+            "training.learningRate": 1e-3,
+            "output.uri": "s3://bucket/out",
+            "storage.secretName": "s3-keys",
+        }
+    )["spec"]
     document = {
         "version": CONTRACT_VERSION,
         "identity": Identity(
@@ -49,7 +47,9 @@ def make_job(
             image="trainer:test",
         ).model_dump(by_alias=True),
         "attempt": Attempt(number=1, reason="FirstAttempt", resume="newest").model_dump(by_alias=True),
-        "spec": with_defaults(_spec_schema(), _merge(written, spec or {})),
+        "spec": _read_by_trainer(
+            with_defaults(schema_of("finetunejobs")["properties"]["spec"], _merge(written, spec or {}))
+        ),
         "world": World(nodes=nodes, processes_per_node=processes, gpus_per_node=gpus, gpu_class="cpu").model_dump(
             by_alias=True
         ),
@@ -58,29 +58,14 @@ def make_job(
     return JobFile.parse(json.dumps(document))
 
 
-def with_defaults(schema: Mapping[str, Any], value: Any) -> Any:
-    """Fills defaults in as the API server does: parents first, then the fields of objects that are there."""
-    if isinstance(value, Mapping):
-        filled = dict(value)
-        for name, field in schema.get("properties", {}).items():
-            if name not in filled and "default" in field:
-                filled[name] = field["default"]
-            if name in filled:
-                filled[name] = with_defaults(field, filled[name])
-        return filled
-    if isinstance(value, list):
-        return [with_defaults(schema.get("items", {}), item) for item in value]
-    return value
+def _schema() -> Mapping[str, Any]:
+    schema: Mapping[str, Any] = schema_of("finetunejobs")["properties"]["spec"]
+    return schema
 
 
-@cache
-def _spec_schema() -> dict[str, Any]:
-    """Of what the trainer reads."""
-    to_read = [field.alias or name for name, field in Spec.model_fields.items()]
-    crd = yaml.safe_load(_CRD.read_text())
-    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    spec = schema["properties"]["spec"]
-    return {**spec, "properties": {name: spec["properties"][name] for name in to_read}}
+def _read_by_trainer(spec: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.alias or name for name, field in Spec.model_fields.items()}
+    return {name: value for name, value in spec.items() if name in names}
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from dev.kit.ports import ReservedPort
 from dev.localcluster.daemons import read_stat
+from dev.localcluster.waiting import until
 from finetune_contract import layout
 from finetune_contract.jobspec import JobFile, Prepared
 from finetune_contract.manifest import MANIFEST_NAME, Manifest
@@ -96,17 +96,17 @@ class Running:
         finally:
             os.close(gate)
 
-    def _arrival_at(self, fifo: Path, seconds: float = 500) -> int:
-        deadline = time.monotonic() + seconds
-        while True:
+    def _arrival_at(self, fifo: Path) -> int:
+        def arrive() -> int | None:
             try:
                 return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
             except OSError as error:
                 if error.errno != errno.ENXIO:  # nobody waits at the other end yet
                     raise
             assert _runs(self.pids[0]), f"rank 0 ended before it came to {fifo.name}; the log:\n{self.log()}"
-            assert time.monotonic() < deadline, f"rank 0 did not come to {fifo.name}; the log:\n{self.log()}"
-            time.sleep(0.01)
+            return None
+
+        return until(f"rank 0 comes to {fifo.name}", arrive, seconds=500, pause=0.01, explain=self.log)
 
     def signal(self, number: signal.Signals, *, ranks: slice = slice(None)) -> None:
         for pid in self.pids[ranks]:

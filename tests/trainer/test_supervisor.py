@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from dev.localcluster.waiting import until
 from finetune_contract.exitcodes import ExitCode
 from finetune_contract.jobspec import World
 from finetune_contract.progress import ProgressRecord
@@ -45,7 +45,7 @@ class Supervised:
     log: Path
 
     def wait_for(self, name: str) -> None:
-        wait_until(lambda: (self.scratch / name).exists())
+        until(f"{name} is marked", lambda: (self.scratch / name).exists(), seconds=60, pause=0.01)
 
     def end(self) -> tuple[int, TerminationRecord | None]:
         code = self.process.wait(timeout=500)
@@ -69,13 +69,6 @@ def start(tmp_path: Path) -> Start:
         return Supervised(process, scratch, log)
 
     return begin
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 # --- real processes --------------------------------------------------------------------------------------------------
@@ -143,7 +136,7 @@ end(85)
     running.wait_for("asked-0")
     running.process.send_signal(signal.SIGTERM)
     running.process.send_signal(signal.SIGINT)
-    wait_until(lambda: not _pending(running.process.pid, signal.SIGTERM, signal.SIGINT))
+    until("the signal is delivered", lambda: not _pending(running.process.pid, signal.SIGTERM, signal.SIGINT))
     (running.scratch / "saved").touch()
     assert running.end()[0] == 85
     assert (running.scratch / "asked-0").read_text() == "x"
@@ -226,7 +219,7 @@ end(0)
     running = start(script)
     assert running.end()[0] == 0
     worker = int((running.scratch / "worker").read_text())
-    wait_until(lambda: not _runs(worker))
+    until("the worker is gone", lambda: not _runs(worker), seconds=60)
 
 
 def _runs(pid: int) -> bool:
