@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from finetune_contract.jobspec import JobFile
 from finetune_operator.core.objects import FineTuneJob, GpuClass, Role
 from finetune_operator.core.render.child import Child, job_file
 from finetune_operator.core.world import plan_world
@@ -82,6 +83,14 @@ def todays_file(role: Role) -> str:
             prepared=before.get("prepared", {}),
         )
     )
+
+
+@pytest.mark.parametrize("role", Role)
+def test_the_trainer_reads_the_golden_job_file_of_the_release(role: Role) -> None:
+    job = JobFile.parse((FIXTURES / "golden" / f"job-{role}-v1.json").read_text())
+    assert (job.identity.uid, job.identity.run) == ("uid-of-job", 1)
+    assert job.spec.training.learning_rate == pytest.approx(2e-4)
+    assert (job.prepared is not None) == (role is Role.TRAIN)
 
 
 FILES = [
