@@ -1,0 +1,20 @@
+"""The one error class for what a person can cure: an entry point prints it without a traceback and exits 1."""
+
+from __future__ import annotations
+
+
+class CurableError(RuntimeError):
+    """Something that only the person in front of the terminal can put right.
+
+    Attributes:
+        what: what happened and why, in one or two sentences.
+        cure: what to do about it: a command to type or a setting to change.
+    """
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(what, cure)
+        self.what = what
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.cure}"
