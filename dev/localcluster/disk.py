@@ -8,19 +8,20 @@ from pathlib import Path
 
 from dev.localcluster.errors import CurableError
 
+PROGRAMS_GIB = 6.0  # modules 1.5, build cache 2.9, programs 0.3
+# buildah holds the 5 GiB layer with torch and CUDA four times while it commits it: as the container's files, as two
+# archives one after the other, and as the layer itself. Then three of them go.
+TRAINER_GIB = 22.0
+
 
 def needs(*, programs_built: bool, trainer_built: bool) -> dict[str, float]:
-    """GiB that a start takes at its worst moment, by what they are for. Measured; a quarter is added for margin."""
+    """GiB that a start takes at its worst moment, by what they are for, with a little margin."""
     wanted = {"the cluster's own data, logs and the S3 storage": 2.0}
     if not programs_built:
         wanted["Go's modules and build cache, and the programs from them"] = PROGRAMS_GIB
     if not trainer_built:
-        wanted["the trainer image while it is built (half of that remains)"] = TRAINER_GIB
+        wanted["the trainer image while it is built (a quarter of that remains)"] = TRAINER_GIB
     return wanted
-
-
-PROGRAMS_GIB = 6.0  # modules 1.5, build cache 2.9, programs 0.3
-TRAINER_GIB = 15.0
 
 
 def check(folder: Path, wanted: Mapping[str, float], free: float | None = None) -> None:

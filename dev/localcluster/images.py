@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -196,10 +197,16 @@ class Buildah:
     def _run(self, title: str, *words: str) -> None:
         argv = [*self.argv, *words]
         log = self.layout.cache / "image-builds.log"
+        # A commit writes each layer twice before it is one: on the disk that was measured, not in /var/tmp, and what an
+        # interrupted build has left there ends with the next.
+        scratch = self.layout.cache / "image-builds.tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        env = {**os.environ, "TMPDIR": str(scratch)}
         with (
             step(title) as show,
             log.open("a") as sink,
-            subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+            subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as process,
         ):
             assert process.stdout
             lines = []
