@@ -32,10 +32,12 @@ WITHOUT_CLUSTER = (
     "tests/contract",
     "tests/chart",
     "tests/trainer",
+    "tests/upgrade",
     "tests/localcluster",
     "tests/dev",
 )
 ON_API_SERVER = ("tests/api", "tests/contract")  # a process of its own: its nodes without a kubelet end with it
+UPGRADES = ("tests/upgrade",)  # they change the CRDs: no other operator may be there
 ON_NODES = ("tests/localcluster", "tests/e2e")
 LAST = ("tests/localcluster/test_down.py",)
 _FAILURES = ("FAILED ", "ERROR ")  # of pytest's short summary
@@ -86,6 +88,7 @@ ALONE = [
 CLUSTER = [Step("cluster down", (*LOCALCLUSTER, "down")), Step("cluster up", (*LOCALCLUSTER, "up", "--images"))]
 ON_CLUSTER = [
     pytest_step("on the API server", ON_API_SERVER, "cluster and not nightly"),
+    pytest_step("upgrades on the API server", UPGRADES, "cluster and not nightly"),
     pytest_step("on nodes", ON_NODES, "cluster and not nightly and not serial", "-n", str(AT_ONCE)),
     pytest_step("on nodes, one by one", ON_NODES, "serial and not nightly"),
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 CONTEXT = "finetune-localcluster"
 KUBERNETES_VERSION = "v1.34.4"
+HELM_VERSION = "v4.0.5"
 NODE_LABEL = "finetune.dev/localcluster"
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository

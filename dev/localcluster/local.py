@@ -23,32 +23,29 @@ from dev.localcluster import (
     disk,
     gobuild,
     gpus,
+    handover,
     helm,
     images,
     network,
     node,
     packages,
-    registry,
+    ports,
     s3,
 )
 from dev.localcluster.commands import CommandError, output_of, succeeds
 from dev.localcluster.console import step
 from dev.localcluster.daemons import Daemons
+from dev.localcluster.errors import CurableError
 from dev.localcluster.kubectl import Kubectl
 from dev.localcluster.layout import CONTEXT, NODE_LABEL, Layout
 from dev.localcluster.lock import Lock
 from dev.localcluster.node import Node
 from dev.localcluster.pki import Authority
-from dev.localcluster.pull import pull
 from dev.localcluster.s3 import S3
 from dev.localcluster.waiting import until
 
 _NOT_READY = {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}
 _FOREIGN = {"kubelet", "kube-proxy", "k3s", "k3s-server", "k0s"}
-
-
-class CannotRunHereError(RuntimeError):
-    """This machine is not one for a cluster of its own."""
 
 
 class LocalCluster:
@@ -93,17 +90,25 @@ class LocalCluster:
         return self._s3
 
     def image(self, name: str) -> str:
-        """The reference of `operator`, `trainer` or `base`, built and pushed when it is missing."""
+        """The reference of `operator`, `trainer` or `base`; built when missing, and on every node that runs."""
         with self._images_lock():
             network.remember(self.layout)
-            self._ensure_registry()
-            return images.Buildah(self.layout).ensure(name)
+            packages.ensure(packages.BUILD)
+            image = images.Buildah(self.layout).ensure(name)
+            running = [each for each in self._nodes if self.daemons.pid(each.containerd)]
+            held = {each: handover.images_on(each) for each in running}
+            if lacking := [each for each in running if image.reference not in held[each]]:
+                with step(f"hand {name} image to {' and '.join(each.name for each in lacking)}"):
+                    for each in lacking:  # before the new one comes: where the disk is short, it takes their room
+                        handover.remove(each, images.outdated(held[each], name, image.reference))
+                    handover.hand_over(image, lacking)
+            return image.reference
 
-    def load(self, names: Iterable[str], nodes: Iterable[str] = nodes) -> None:
-        """Pull images to nodes now, so that the first pod does not wait for it."""
+    def load(self, names: Iterable[str]) -> None:
+        """Bring images to both nodes now, so that the first pod does not wait for it."""
         self.ensure_nodes()
         for name in names:
-            pull(self.kubectl, self.image(name), nodes)
+            self.image(name)
 
     # ---- bringing it up
 
@@ -111,7 +116,7 @@ class LocalCluster:
         """Side by side: compilers wait for the CPU, image builds for the network and the disk."""
         self._check_machine()
         self._check_disk()
-        packages.ensure({**packages.NODE, **packages.IMAGES})
+        packages.ensure({**packages.NODE, **packages.BUILD})
         with ThreadPoolExecutor() as pool:
             building = (pool.submit(self._build_programs), pool.submit(self._build_images, images))
             for each in building:
@@ -133,6 +138,7 @@ class LocalCluster:
             self._check_machine()
             self._sweep_after_crash()
             self._check_disk(control_plane_only=True)
+            self._check_ports()
             packages.ensure({"ip": "iproute2"})
             program, etcd = self._kubernetes, gobuild.build(gobuild.ETCD, self.layout.cache)
             with step("control plane"):
@@ -173,16 +179,15 @@ class LocalCluster:
                     s3.ensure_bucket(self._s3)
 
     def ensure_nodes(self, count: int = 2) -> None:
-        """Control plane and that many Ready nodes, with DNS, storage and the registry."""
+        """Control plane and that many Ready nodes, with DNS and storage."""
         with self._lock():
             self._check_machine()
             self._sweep_after_crash()
             self._check_disk()
-            packages.ensure({**packages.NODE, **packages.IMAGES})
+            packages.ensure(packages.NODE)
             dns, pause = (gobuild.build(each, self.layout.cache) for each in (gobuild.COREDNS, gobuild.PAUSE))
             self.ensure_control_plane()
             configs = controlplane.issue(self.authority, self.layout)
-            self._ensure_registry()
             self.ensure_s3()
             name_servers = network.host_name_servers()
             self.daemons.ensure(controlplane.proxy(self._kubernetes, self.layout, configs["proxy"]))
@@ -216,11 +221,6 @@ class LocalCluster:
             self.daemons.ensure(containerd, lambda: succeeds(*each.ctr("version")))
         import_pause_image(each, pause / "pause")
         return self.daemons.ensure(node.kubelet_daemon(each, self._kubernetes, self.authority, name_servers))
-
-    def _ensure_registry(self) -> None:
-        with self._lock():
-            packages.ensure(packages.IMAGES)
-            self.daemons.ensure(registry.daemon(self.layout), registry.is_ready)
 
     def _wait_for_nodes(self, wanted: Iterable[Node], stale: Iterable[str]) -> None:
         """Until they are ready by word of the kubelets that run now: a node stays Ready for a while without one, and
@@ -350,21 +350,34 @@ class LocalCluster:
         return s3.local(self.layout.state, self.layout.addresses.gateway)
 
     def _check_disk(self, *, control_plane_only: bool = False) -> None:
-        trainer = self.layout.cache / "registry/docker/registry/v2/repositories" / images.REPOSITORY / "trainer"
-        needed = disk.needed_gib(control_plane_only=control_plane_only, trainer_image_built=trainer.exists())
-        disk.check(self.layout.cache, needed)
+        wanted = disk.needs(
+            programs_built=all(gobuild.is_built(each, self.layout.cache) for each in gobuild.CLUSTER),
+            trainer_built=control_plane_only or images.was_built(self.layout, images.TRAINER.name),
+        )
+        disk.check(self.layout.cache, wanted)
+
+    def _check_ports(self) -> None:
+        """Of what is not running yet. A daemon that finds its port taken ends later, and only its log says why."""
+        needs = {
+            name: places for name, places in ports.by_daemon(self.layout).items() if self.daemons.pid(name) is None
+        }
+        ports.check(needs)
 
     def _api_is_ready(self) -> bool:
         return answers(f"{self.layout.api_server}/readyz", authority=self.authority.certificate)
 
     def _check_machine(self) -> None:
         if os.geteuid() != 0:
-            raise CannotRunHereError("our own cluster needs root (bridge, containerd, kubelet); without, install kind")
+            raise CurableError(
+                "our own cluster needs root: it makes a network bridge and starts containerd and kubelets",
+                "Run the command as root (`sudo -E`), or install Docker and kind, or name a cluster by KUBE_CONTEXT.",
+            )
         foreign = foreign_kubernetes(self.daemons)
         if foreign:
-            raise CannotRunHereError(
-                f"another Kubernetes runs on this machine ({', '.join(foreign)}) and its iptables chains would be "
-                "mixed with ours: name its context by KUBE_CONTEXT instead"
+            raise CurableError(
+                f"another Kubernetes runs on this machine ({', '.join(foreign)}), and its iptables chains would be "
+                "mixed with ours",
+                "Use it by naming its context in KUBE_CONTEXT, or stop it.",
             )
 
 

@@ -6,8 +6,10 @@ import os
 import shutil
 from collections.abc import Mapping
 
-from dev.localcluster.commands import output_of
+from dev.localcluster.commands import CommandError, output_of
 from dev.localcluster.console import step
+from dev.localcluster.diagnosis import diagnose
+from dev.localcluster.errors import CurableError
 
 # program → the package that brings it; looked up in the administrator's folders too, where most of them are
 NODE: Mapping[str, str] = {
@@ -22,11 +24,6 @@ NODE: Mapping[str, str] = {
     "ip": "iproute2",
 }
 BUILD: Mapping[str, str] = {"buildah": "buildah", "debootstrap": "debootstrap"}
-IMAGES: Mapping[str, str] = {**BUILD, "docker-registry": "docker-registry"}
-
-
-class MissingPackagesError(RuntimeError):
-    """Programs are missing and cannot be installed from here."""
 
 
 def missing(programs: Mapping[str, str], path: str | None = None) -> list[str]:
@@ -42,10 +39,29 @@ def ensure(programs: Mapping[str, str]) -> None:
         return
     command = f"apt-get install -y --no-install-recommends {' '.join(packages)}"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise MissingPackagesError(f"as root, on Debian or Ubuntu: {command}")
+        raise CurableError(
+            f"these packages are missing and cannot be installed from here: {' '.join(packages)}",
+            f"Run this as root on Debian or Ubuntu: `apt-get update && {command}`.",
+        )
     # Debian starts what it installs where systemd runs: our daemons bring their own configuration and would meet
     # these on their ports.
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     with step(f"install {' '.join(packages)}"):
-        output_of("apt-get", "update", "-qq", env=env)
-        output_of(*command.split(), env=env)
+        try:
+            output_of("apt-get", "update", "-qq", env=env)
+            output_of(*command.split(), env=env)
+        except CommandError as error:
+            raise as_curable(packages, command, error) from error
+
+
+def as_curable(packages: list[str], command: str, error: CommandError) -> CurableError:
+    """apt's failure with its last word. Nearly all have their cause in the machine: network, sources, another apt."""
+    known = diagnose(f"apt-get install {' '.join(packages)}", error)
+    if isinstance(known, CurableError):
+        return known
+    complaints = [line for line in error.output.splitlines() if line.startswith("E:")]
+    last = (complaints or error.output.strip().splitlines() or ["no output"])[-1]
+    return CurableError(
+        f"apt-get could not install {' '.join(packages)}: {last}",
+        f"Run `apt-get update && {command}` by hand, put right what it names, and run the command again.",
+    )

@@ -4,6 +4,7 @@ The same for every kind; what is observed and decided is its planner's. Keeps no
 with empty memory resumes where this one was killed.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,7 +54,14 @@ class Reconciler:
         except NotFound:
             return Outcome()  # Deleted meanwhile, and its children with it.
         except Conflict:
-            return Outcome(_LOOK_AGAIN_SECONDS)  # Decided on an older state than the server's.
+            # Decided on an older state than the server's. Its event may be lost: without a look of our own, every retry
+            # until the next resync would be refused in the same way.
+            await self._refresh(key)
+            return Outcome(_LOOK_AGAIN_SECONDS)
+
+    async def _refresh(self, key: Key) -> None:
+        with suppress(NotFound):
+            self._observed.note(self._resource, await self._api.get(self._resource, key.namespace or None, key.name))
 
     async def _write_status(self, raw: Json, plan: Plan) -> bool:
         if plan.status == (raw.get("status") or {}):

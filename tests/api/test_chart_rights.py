@@ -38,7 +38,7 @@ MAY = [
     *(f"{verb} events" for verb in ("create", "list", "update")),
 ]
 MAY_ON_THE_CLUSTER = [
-    *(f"{verb} gpuclasses.finetune.dev" for verb in ("list", "watch")),
+    *(f"{verb} gpuclasses.finetune.dev" for verb in ("get", "list", "watch")),
     "update gpuclasses.finetune.dev/status",
     *(f"{verb} nodes" for verb in ("list", "watch")),
 ]

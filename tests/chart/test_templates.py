@@ -228,7 +228,7 @@ IN_A_NAMESPACE = {
     ("", "events"): {"create", "list", "update"},
 }
 ON_THE_CLUSTER = {
-    ("finetune.dev", "gpuclasses"): {"list", "watch"},
+    ("finetune.dev", "gpuclasses"): {"get", "list", "watch"},
     ("finetune.dev", "gpuclasses/status"): {"update"},
     ("", "nodes"): {"list", "watch"},
 }

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dev.localcluster import cluster, disk, local, packages, s3
+from dev.localcluster import cluster, local, s3
 from dev.localcluster.cluster import Cluster, UnsupportedError, choose, connect
 from dev.localcluster.context import ContextCluster
-from dev.localcluster.daemons import Daemons
 from dev.localcluster.kind import KindCluster
 from dev.localcluster.kubectl import is_near
 from dev.localcluster.layout import Layout
-from dev.localcluster.local import LocalCluster, foreign_kubernetes
+from dev.localcluster.local import LocalCluster
 from dev.localcluster.pull import PullError, has_image, pull_pod
 
 STORAGE = {"S3_ENDPOINT": "http://s3", "S3_BUCKET": "b", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
@@ -72,24 +71,6 @@ def test_a_named_context_needs_a_named_storage() -> None:
 )
 def test_kubectl_may_be_one_minor_version_off(minor: str, want: bool) -> None:
     assert is_near(minor) is want
-
-
-def test_too_little_disk_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    assert disk.needed_gib(control_plane_only=False, trainer_image_built=False) == 40
-    with pytest.raises(disk.DiskFullError, match="XDG_CACHE_HOME"):
-        disk.check(tmp_path, 10**6)
-    disk.check(tmp_path, 0)
-
-
-def test_missing_packages_are_named_once() -> None:
-    assert packages.missing({"no-such-a": "one", "no-such-b": "one", "sh": "dash"}) == ["one"]
-
-
-def test_another_kubernetes_on_the_machine_is_noticed(tmp_path: Path) -> None:
-    for pid, name in (("7", "kubelet"), ("8", "bash"), ("9", "k3s")):
-        (tmp_path / pid).mkdir()
-        (tmp_path / pid / "comm").write_text(f"{name}\n")
-    assert foreign_kubernetes(Daemons(tmp_path / "daemons"), proc=tmp_path) == ["k3s", "kubelet"]
 
 
 def test_folders_follow_xdg() -> None:

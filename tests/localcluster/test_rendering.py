@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dev.localcluster import controlplane, coredns, gpus, node, registry, s3
+from dev.localcluster import controlplane, coredns, gpus, node, s3
 from dev.localcluster.layout import Addresses, Layout
 from dev.localcluster.node import Node
 from dev.localcluster.pki import Authority, render_kubeconfig
@@ -124,12 +124,6 @@ def test_the_api_server_is_not_open_to_other_networks(layout: Layout, tmp_path: 
     argv = controlplane.api_server(tmp_path, layout, authority).argv
     assert f"--bind-address={layout.addresses.gateway}" in argv
     assert "--kubelet-preferred-address-types=InternalIP" in argv
-
-
-def test_the_registry_listens_on_the_loopback_only(tmp_path: Path) -> None:
-    config = yaml.safe_load(registry.render(tmp_path))
-    assert config["http"]["addr"].startswith("127.0.0.1:")
-    assert registry.HOST.startswith("localhost:")  # containerd takes plain HTTP from this name
 
 
 def test_a_scheme_takes_the_labels_of_the_others_away() -> None:

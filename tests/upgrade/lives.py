@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from finetune_operator.ports import FINETUNEJOBS
-from tests.api.hand import Hand as FakeKubelet
+from tests.api.fakekubelet import FakeKubelet
 from tests.builders.records import failed_record, prepared_record, trained_record
 
 Life = Callable[[FakeKubelet, str], Iterator[None]]

@@ -25,7 +25,7 @@ from dev.localcluster.waiting import until
 from finetune_operator.ports import JOBS
 from tests.api import crds
 from tests.api.conftest import scene
-from tests.api.hand import Hand as FakeKubelet
+from tests.api.fakekubelet import FakeKubelet
 from tests.api.operatorprocess import OperatorProcess, trouble
 from tests.upgrade.lives import LIVES
 from tests.upgrade.released import FIXTURES
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.serial]
 
 NEW_FIELD = "fieldOfTomorrow"
 """Below spec.training of the new CRD: so that it differs from the old one also while nothing else does."""
-RUN_HASH_PREFIX = ""
+RUN_HASH_PREFIX = "v2:"
 """Of a run hash that today's operator has taken over."""
 
 

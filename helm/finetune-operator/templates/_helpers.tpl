@@ -78,7 +78,7 @@ app.kubernetes.io/managed-by: finetune-operator
 {{- define "finetune-operator.clusterRules" -}}
 - apiGroups: [finetune.dev]
   resources: [gpuclasses]
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 - apiGroups: [finetune.dev]
   resources: [gpuclasses/status]
   verbs: [update]
