@@ -60,7 +60,7 @@ clean: down  ## Stop the cluster, remove build/ and .venv; caches outside the ch
 
 .PHONY: test-unit
 test-unit: setup  ## Tests that need no cluster: operator core, crash harness, contract, chart, trainer, dev
-	$(PYTEST) tests/unit tests/crash tests/contract tests/chart tests/trainer tests/localcluster tests/dev \
+	$(PYTEST) tests/unit tests/crash tests/contract tests/chart tests/trainer tests/upgrade tests/localcluster tests/dev \
 	  -m "not nightly and not cluster"
 
 .PHONY: test

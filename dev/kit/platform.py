@@ -114,6 +114,3 @@ class Platform:
 
     def restart_api_server(self) -> None:
         self.cluster.restart_api_server()
-
-    def operator_log(self) -> str:
-        return self.kubectl("-n", SYSTEM, "logs", f"deployment/{DEPLOYMENT}", "--tail=-1")

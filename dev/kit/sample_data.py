@@ -22,11 +22,6 @@ def faq_alpaca() -> Path:
     return _only(_unpacked(FAQ), "faq-en-alpaca.jsonl")
 
 
-def faq_sharegpt() -> Path:
-    """The same rows, sharegpt JSONL."""
-    return _only(_unpacked(FAQ), "faq-en-sharegpt.jsonl")
-
-
 def _unpacked(requirement: str) -> Path:
     """The folder of the unpacked wheel, kept outside the checkout."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator" / "assets"

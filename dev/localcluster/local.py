@@ -282,10 +282,6 @@ class LocalCluster:
         """Give the second node its GPUs and their labels, in the words of `gfd`, `gke` or `karpenter`."""
         gpus.fake(self.kubectl, self.nodes[1], scheme)
 
-    def label_node(self, name: str, labels: Mapping[str, str | None]) -> None:
-        """Set labels of a node, remove those that are None."""
-        gpus.label(self.kubectl, name, labels)
-
     # ---- taking it down
 
     def down(self) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from dev.localcluster.commands import output_of, succeeds
+from dev.localcluster.commands import output_of
 from dev.localcluster.layout import Addresses, Layout
 
 SETTINGS: Mapping[str, str] = {"net.ipv4.ip_forward": "1"}  # pods reach the host's network and each other's node
@@ -94,8 +94,3 @@ def _read(name: str) -> str | None:
 
 def _path(name: str) -> Path:
     return Path("/proc/sys") / name.replace(".", "/")
-
-
-def is_up(addresses: Addresses) -> bool:
-    """Whether the bridge is there."""
-    return succeeds("ip", "link", "show", addresses.bridge)

@@ -20,7 +20,6 @@ class Outcome:
 
     requeue_after: float | None = None
     """Seconds until the next look without an event; 0 is at once; None: not needed."""
-    wrote_status: bool = False
 
 
 class Planner(Protocol):
@@ -50,7 +49,8 @@ class Reconciler:
             return Outcome()
         try:
             planned_for, plan = await self._planner.plan(key, raw)
-            return Outcome(plan.requeue_after, await self._write_status(planned_for, plan))
+            await self._write_status(planned_for, plan)
+            return Outcome(plan.requeue_after)
         except NotFound:
             return Outcome()  # Deleted meanwhile, and its children with it.
         except Conflict:
@@ -63,11 +63,10 @@ class Reconciler:
         with suppress(NotFound):
             self._observed.note(self._resource, await self._api.get(self._resource, key.namespace or None, key.name))
 
-    async def _write_status(self, raw: Json, plan: Plan) -> bool:
+    async def _write_status(self, raw: Json, plan: Plan) -> None:
         if plan.status == (raw.get("status") or {}):
-            return False
+            return
         stored = await self._api.replace_status(self._resource, {**raw, "status": dict(plan.status)})
         self._observed.note(self._resource, stored)
         for event in plan.events:
             await self._events.post(stored, event)
-        return True

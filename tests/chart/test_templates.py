@@ -402,8 +402,8 @@ EVERYTHING = {
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        pytest.param([], "works in all namespaces", id="all namespaces"),
-        pytest.param(["--set", "watchNamespaces={a,b}"], "works in a, b", id="some namespaces"),
+        pytest.param([], "watches all namespaces", id="all namespaces"),
+        pytest.param(["--set", "watchNamespaces={a,b}"], "watches a, b", id="some namespaces"),
         pytest.param([], "kubectl get gpuclass", id="the first commands"),
         pytest.param([], "kubectl apply --server-side -f crds/", id="an upgrade of the CRDs"),
         pytest.param(["--set", "testing.allowCpuForGpu=true"], "WARNING: testing.allowCpuForGpu", id="a test switch"),
