@@ -5,4 +5,4 @@ golden files in tests/contract/.
 """
 
 CONTRACT_VERSION = 1
-"""Raised when a reader of the former version could misread a file. Fields may be added with a default meanwhile."""
+"""Raised when a reader of the previous version could misread a file. Until then, fields may be added with a default."""

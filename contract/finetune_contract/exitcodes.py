@@ -10,7 +10,7 @@ class ExitCode(IntEnum):
     1 and 2 are also Python's own, and the kernel may kill a rank and spare PID 1."""
 
     SUCCEEDED = 0
-    """Done, the artefact is published and verified."""
+    """Done, the artifact is published and verified."""
     INVALID_CONFIGURATION = 2
     """The user's configuration; a model, path or bucket that is not there."""
     INVALID_DATA = 3

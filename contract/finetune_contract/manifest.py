@@ -1,6 +1,6 @@
 """The manifest: written last, so that whatever has a manifest that verifies is complete.
 
-Used for prepared data, checkpoints and the final artefact alike: valid ⇔ the manifest is there and every file in it
+Used for prepared data, checkpoints and the final artifact alike: valid ⇔ the manifest is there and every file in it
 has the size and the SHA-256 that it states.
 """
 
@@ -52,5 +52,5 @@ class Manifest(_Part):
 
 
 def digest(data: bytes) -> str:
-    """Digest of a rendered manifest: names the artefact with all its files."""
+    """Digest of a rendered manifest: names the artifact with all its files."""
     return "sha256:" + hashlib.sha256(data).hexdigest()

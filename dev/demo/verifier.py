@@ -17,7 +17,7 @@ POD = "verify-adapter"
 
 
 def verify_in_pod(kubectl: Kubectl, namespace: str, image: str, job: Object, questions: list[str]) -> dict[str, Any]:
-    """What `finetune-trainer verify --json` printed for the job's artefact.
+    """What `finetune-trainer verify --json` printed for the job's artifact.
 
     Raises:
         CurableError: the pod failed, or nothing of it moved for five minutes; with the end of its log.

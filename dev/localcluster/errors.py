@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class CurableError(RuntimeError):
-    """Something that only the person in front of the terminal can put right.
+    """Something that only the person at the terminal can fix.
 
     Attributes:
         what: what happened and why, in one or two sentences.

@@ -101,7 +101,7 @@ def check_truthful_status(history: list[Change]) -> None:
             f"P3: Succeeded went from {previous} to {verdict} within run {status['run']}"
         )
         verdicts[metadata["uid"], status["run"]] = verdict
-        assert verdict != "True" or published, "P3: Succeeded without an artefact"
+        assert verdict != "True" or published, "P3: Succeeded without an artifact"
 
 
 def _observed_generations(status: Json) -> Iterator[int]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from finetune_contract.jobspec import JobFile
-from finetune_operator.core.objects import FineTuneJob, GpuClass, Role
-from finetune_operator.core.render.child import Child, job_file
+from finetune_contract.jobspec import Attempt, JobFile
+from finetune_operator.core.objects import FineTuneJob, GpuClass
+from finetune_operator.core.render.child import Child
+from finetune_operator.core.render.jobfile import render_job_file
+from finetune_operator.core.stages import PREPARE, STAGES, TRAIN, Stage
 from finetune_operator.core.world import plan_world
 from tests.builders.jobs import make_class
 from tests.builders.snapshots import OPTIONS
@@ -59,23 +61,23 @@ def bucket(s3: S3) -> Bucket:
     return Bucket(s3)
 
 
-def released_file(role: Role) -> str:
+def released_file(stage: Stage) -> str:
     """Of attempt 2, as the release's operator wrote it."""
-    document = json.loads((FIXTURES / f"job-{role}.json").read_text())
+    document = json.loads((FIXTURES / f"job-{stage.role}.json").read_text())
     document["identity"]["attempt"] = 2
     return json.dumps(document)
 
 
-def todays_file(role: Role) -> str:
+def todays_file(stage: Stage) -> str:
     """Of attempt 2, as today's operator writes it for the object that the release stored."""
     job, gpu_class = FineTuneJob(json.loads((FIXTURES / "finetunejob.json").read_text())), GpuClass.parse(make_class())
-    before = json.loads((FIXTURES / f"job-{role}.json").read_text())
-    return job_file(
+    before = json.loads((FIXTURES / f"job-{stage.role}.json").read_text())
+    return render_job_file(
         Child(
             job=job,
-            role=role,
+            stage=stage,
             run=1,
-            number=2,
+            attempt=Attempt(number=2, reason="NodeLost", resume="newest" if stage is TRAIN else "none"),
             config_hash=before["identity"]["configHash"],
             world=plan_world(job.spec.resources, gpu_class),
             options=OPTIONS,
@@ -85,12 +87,12 @@ def todays_file(role: Role) -> str:
     )
 
 
-@pytest.mark.parametrize("role", Role)
-def test_the_trainer_reads_the_golden_job_file_of_the_release(role: Role) -> None:
-    job = JobFile.parse((FIXTURES / "golden" / f"job-{role}-v1.json").read_text())
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.role)
+def test_the_trainer_reads_the_golden_job_file_of_the_release(stage: Stage) -> None:
+    job = JobFile.parse((FIXTURES / "golden" / f"job-{stage.role}-v1.json").read_text())
     assert (job.identity.uid, job.identity.run) == ("uid-of-job", 1)
     assert job.spec.training.learning_rate == pytest.approx(2e-4)
-    assert (job.prepared is not None) == (role is Role.TRAIN)
+    assert (job.prepared is not None) == (stage is TRAIN)
 
 
 FILES = [
@@ -107,7 +109,7 @@ class Trainer:
     server: ForkServer
     folder: Path
 
-    def run(self, role: Role, text: str) -> str:
+    def run(self, stage: Stage, text: str) -> str:
         """To its end; returns the log."""
         (self.folder / "outcome").mkdir()
         (self.folder / "job.json").write_text(text.replace(ENDPOINT, self.s3.endpoint))
@@ -126,7 +128,7 @@ class Trainer:
             "MASTER_PORT": "0",
         }
         log = self.folder / "log"
-        pid = self.server.fork(do="rank" if role is Role.TRAIN else "prepare", log=str(log), env=environment)
+        pid = self.server.fork(do="rank" if stage is TRAIN else "prepare", log=str(log), env=environment)
         assert self.server.wait(pid) == 0, log.read_text()
         return log.read_text()
 
@@ -152,7 +154,7 @@ def losses(manifest: Any) -> list[float]:
 @pytest.mark.parametrize("file", FILES)
 def test_a_run_resumes_from_the_checkpoint_of_the_release(trainer: Trainer, bucket: Bucket, file: Any) -> None:
     bucket.put_back(checkpoint=True)
-    log = trainer.run(Role.TRAIN, file(Role.TRAIN))
+    log = trainer.run(TRAIN, file(TRAIN))
     assert f"resuming from step {SAVED_AT}" in log
     result = bucket.result()
     assert losses(result) == pytest.approx(LOSSES, rel=TOLERANCE)
@@ -164,7 +166,7 @@ def test_a_run_that_the_release_prepared_is_trained_as_by_the_release(
     trainer: Trainer, bucket: Bucket, file: Any
 ) -> None:
     bucket.put_back(checkpoint=False)
-    assert "starting at step 0" in trainer.run(Role.TRAIN, file(Role.TRAIN))
+    assert "starting at step 0" in trainer.run(TRAIN, file(TRAIN))
     assert losses(bucket.result()) == pytest.approx(LOSSES, rel=TOLERANCE)
 
 
@@ -174,5 +176,5 @@ def test_a_preparation_of_the_same_inputs_finds_the_rows_of_the_release(
 ) -> None:
     bucket.put_back(checkpoint=False)
     before = bucket.keys()
-    assert "prepared rows are there already" in trainer.run(Role.PREPARE, file(Role.PREPARE))
+    assert "reusing prepared rows made from the same inputs" in trainer.run(PREPARE, file(PREPARE))
     assert {key for key in bucket.keys() - before if "/prepared/" in key} == set()

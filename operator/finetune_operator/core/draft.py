@@ -69,7 +69,7 @@ class Draft:
         return draft if phase is None else draft.update(phase=phase)
 
     def stall(self, reason: str, message: str) -> "Draft":
-        """Only a person can help: Stalled=True, beside the summary."""
+        """Only a person can help: Stalled=True, in addition to the summary."""
         return self.mark_stalled(reason, message).summary(reason, message)
 
     def mark_stalled(self, reason: str, message: str) -> "Draft":

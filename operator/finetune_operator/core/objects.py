@@ -48,7 +48,7 @@ class FineTuneJob:
 
     @property
     def restarted_at(self) -> str:
-        """The person's request for a new run; empty when there was none."""
+        """The user's request for a new run; empty when there was none."""
         annotations = self.raw["metadata"].get("annotations") or {}
         return str(annotations.get(names.ANNOTATION_RESTARTED_AT, ""))
 

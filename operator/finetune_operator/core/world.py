@@ -6,7 +6,7 @@ from finetune_operator.core.spec import Resources
 
 
 def plan_world(resources: Resources, gpu_class: GpuClass, allow_cpu_for_gpu: bool = False) -> World:
-    """One process a GPU; without a GPU one process a node, unless the person says otherwise."""
+    """One process per GPU; without GPUs one process per node, unless the spec says otherwise."""
     gpus = gpus_per_node(resources, gpu_class)
     return World(
         nodes=resources.nodes,

@@ -1,7 +1,7 @@
 """Accepted: can this spec be worked on at all? What the schema and CEL cannot see; the field is named.
 
 A spec that this *version* of the operator does not understand is nobody's mistake: it waits for another version, and
-what runs is followed to its end (`decide.FOLLOWING`). Any other fault is the person's, and final.
+what runs is followed to its end (`decide.FOLLOWING`). Any other fault is the user's to fix, and final.
 """
 
 import re
@@ -44,7 +44,7 @@ class Hold:
 def find_hold(snapshot: Snapshot) -> Hold | None:
     unknown = _unknown_field(snapshot)
     if unknown is not None:
-        waiting = "What runs goes on; no run or attempt is started before this is understood"
+        waiting = "What runs continues; no run or attempt starts until this is understood"
         return Hold(Reason.UNKNOWN_FIELD, f"{unknown}. {waiting}: upgrade the operator.")
     if not _was_accepted(snapshot) or is_new_run_wanted(snapshot):
         return None

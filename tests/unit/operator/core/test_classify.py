@@ -60,7 +60,7 @@ ROWS = [
         want_certain=False,
     ),
     Row(
-        "a record of a preparation is no artefact",
+        "a record of a preparation is no artifact",
         train_child().complete(),
         (train_pod().left(prepared_record()),),
         EndKind.UNCOUNTED,

@@ -624,7 +624,7 @@ ENDS = [
         want_fields={"prepared": PREPARED},
     ),
     Row(
-        "an artefact is success",
+        "an artifact is success",
         make_snapshot().training().seeing(train_child().complete(), train_pod().left(trained_record())),
         want_status="True",
         want_reason="Succeeded",
