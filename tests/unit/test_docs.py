@@ -79,3 +79,37 @@ def test_an_example_reads_the_same_in_yaml_1_1_and_1_2(path: Path) -> None:
     document = yaml.safe_load(path.read_text())
     rate = document.get("spec", {}).get("training", {}).get("learningRate", 1.0)
     assert isinstance(rate, float)
+
+
+# --- CONTRIBUTING ------------------------------------------------------------------------------------------------
+def _places() -> list[tuple[str, str, str]]:
+    """(what is added, path, name in it or empty) for each place that the table of changes names."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text[text.index("## Where would I change") : text.index("## Where things are")]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| a")]
+    found = re.compile(r"`([\w./-]+/[\w./-]*)`(?: \(`(\w+)`\))?")
+    return [(what, match[1], match[2] or "") for what, where in rows for match in found.finditer(where)]
+
+
+def test_contributing_answers_where_the_likely_changes_go() -> None:
+    assert {what for what, _, _ in _places()} >= {
+        "a data format",
+        "a chat template",
+        "an exit code",
+        "a condition reason",
+        "a metric",
+        "a storage error",
+        "a CRD field",
+        "a GPU label scheme",
+        "a stage of a job",
+        "a kind of object",
+    }
+
+
+@pytest.mark.parametrize(("what", "path", "name"), _places(), ids=lambda part: part or None)
+def test_a_place_to_change_is_there(what: str, path: str, name: str) -> None:
+    assert (ROOT / path).exists()
+    if name:
+        assert re.search(rf"^(class |def )?{name}\b", (ROOT / path).read_text(), re.MULTILINE), (
+            f"{name} is not in {path}"
+        )
