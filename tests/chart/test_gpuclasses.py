@@ -31,7 +31,7 @@ def test_none_are_installed_when_the_defaults_are_off(render) -> None:
         pytest.param({"slice": MINE}, {**DEFAULTS, "slice": MINE}, id="a class beside the defaults"),
         pytest.param({"t4-16gb": MINE}, {**DEFAULTS, "t4-16gb": MINE}, id="a default replaced as a whole"),
         pytest.param(
-            {"t4-16gb": {}},
+            {"t4-16gb": False},
             {name: spec for name, spec in DEFAULTS.items() if name != "t4-16gb"},
             id="a default left out",
         ),
