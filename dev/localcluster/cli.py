@@ -28,7 +28,7 @@ def up(
     ] = False,
     nodes: Annotated[int, typer.Option(min=1, max=2, help="The second node pretends to have four A100s.")] = 2,
     with_images: Annotated[
-        bool, typer.Option("--images", help="Also build both images and pull them to the nodes.")
+        bool, typer.Option("--images", help="Also build both images and bring them to the nodes.")
     ] = False,
 ) -> None:
     """Bring it up, or what is missing of it. Does nothing when it is up."""
@@ -78,7 +78,7 @@ def status() -> None:
 
 @app.command()
 def build(names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(images.NAMES)}.")] = None) -> None:
-    """Build images and push them where the nodes find them (all of ours by default). Prints the references."""
+    """Build images and bring them where the nodes find them (both by default). Prints the references."""
     cluster = connect()
     for name in names or list(images.IMAGES):
         print(cluster.image(name))
@@ -86,7 +86,7 @@ def build(names: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join
 
 @app.command()
 def load(names: Annotated[list[str], typer.Argument(help=f"Of {', '.join(images.NAMES)}.")]) -> None:
-    """Build images and pull them to both nodes now, so that the first pod need not wait."""
+    """Build images and bring them to both nodes now, so that the first pod does not wait."""
     cluster = connect()
     cluster.ensure_nodes()
     cluster.load(names)

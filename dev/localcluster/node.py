@@ -110,7 +110,7 @@ state = "{node.run}/state"
   netns_mounts_under_state_dir = true
   max_concurrent_downloads = 2
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    # The registry keeps the layers; half the disk per node is enough.
+    # Unpacked they are enough: half the disk per node.
     discard_unpacked_layers = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
