@@ -32,7 +32,9 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
         pytest.param({"watchNamespaces": ["a", "a"]}, "at '/watchNamespaces': items at 0 and 1 are equal", id="twice"),
         pytest.param({"progressIntervalSeconds": 0}, "at '/progressIntervalSeconds': minimum", id="no interval"),
         pytest.param({"testing": {"allowCpuForGpu": "yes"}}, "got string, want boolean", id="a word for a switch"),
-        pytest.param({"gpuClasses": {"custom": {"x": 1}}}, "got number, want null or boolean or object", id="no spec of a class"),
+        pytest.param(
+            {"gpuClasses": {"custom": {"x": 1}}}, "got number, want null or boolean or object", id="no spec of a class"
+        ),
         pytest.param({"networkPolicy": {"apiServerPorts": [0]}}, "minimum: got 0, want 1", id="no port"),
     ],
 )
