@@ -23,7 +23,6 @@ from tests.crash.faults import (
     assert_same_end,
     having,
     reference,
-    with_disorder,
     with_losses,
     with_old_list,
 )
@@ -79,16 +78,6 @@ def _wake_only_for_the_job_itself(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Feed, "announce", deaf)
 
 
-def _go_back_in_time(patch: pytest.MonkeyPatch) -> None:
-    put = cache_module._Store.put
-
-    def forgetful(self: cache_module._Store, obj: Json, *, echoes: bool = False) -> bool:
-        self._objects.pop(cache_module._ref(obj), None)
-        return put(self, obj, echoes=echoes)
-
-    patch.setattr(cache_module._Store, "put", forgetful)
-
-
 def _keep_ghosts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cache_module, "_is_ghost", lambda *_: False)
 
@@ -105,11 +94,6 @@ def _killed_with_an_old_list_afterwards(scenario: Scenario) -> Iterator[Play]:
 
 def _undisturbed(scenario: Scenario) -> Iterator[Play]:
     yield play(scenario)
-
-
-def _in_disorder(scenario: Scenario) -> Iterator[Play]:
-    for seed in range(3):
-        yield play(scenario, first=with_disorder(seed))
 
 
 def _with_lost_events(scenario: Scenario) -> Iterator[Play]:
@@ -139,7 +123,6 @@ TABLE = [
     ),
     ("an event of a child enqueues another key", _wake_the_child_instead_of_its_owner, _undisturbed),
     ("an event of a child enqueues nothing", _wake_only_for_the_job_itself, _undisturbed),
-    ("the cache goes back in time", _go_back_in_time, _in_disorder),
     ("a resync leaves ghosts in the cache", _keep_ghosts, _with_lost_events),
     ("a failed key is not tried again", _never_retry, _with_refused_writes),
 ]

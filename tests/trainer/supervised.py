@@ -13,7 +13,7 @@ from finetune_trainer.pod import outcome, supervisor
 
 
 def main(order: dict[str, str]) -> None:
-    world = World(nodes=int(order["nodes"]), processes_per_node=int(order["ranks"]), gpus_per_node=0)
+    world = World(nodes=int(order["nodes"]), processes_per_node=int(order["ranks"]), gpus_per_node=0, gpu_class="cpu")
     record = supervisor.supervise(
         world,
         command=(sys.executable, "-S", "-E", "-c", order["script"]),

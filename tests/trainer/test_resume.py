@@ -186,16 +186,16 @@ def test_steps_whose_checkpoint_is_gone_are_done_once_more_and_reported(
 ) -> None:
     want = reference(runner, references, "lora")
     job = job_of(runner, "lora")
-    first = runner.start(job)
-    first.wait_until(lambda seen: (seen.checkpoint_step or 0) >= 2 * EVERY)
-    first.signal(signal.SIGKILL)
+    first = runner.start(job, gates=[{"checkpoint_step": 2 * EVERY}])
+    with first.held():
+        first.signal(signal.SIGKILL)
     first.end()
     newest, older = runner.checkpoints(job)[:2]
     runner.s3.storage().delete_prefix(newest.uri)
 
     end = runner.start(job, attempt=2, changes={"not_older_than_step": newest.step}).end()
     assert end.status == 0, end.log
-    assert f"steps {older.step + 1} to {newest.step} are lost, because their checkpoint is gone or damaged" in end.log
+    assert f"steps {older.step + 1} to {newest.step} are lost because their checkpoint is missing or damaged" in end.log
     assert f"resuming from step {older.step}" in end.log
     assert end.record
     assert end.record.progress
@@ -206,14 +206,14 @@ def test_steps_whose_checkpoint_is_gone_are_done_once_more_and_reported(
 def test_an_attempt_that_resumes_from_none_starts_at_step_0(runner: Runner, references: dict[str, Reference]) -> None:
     want = reference(runner, references, "lora")
     job = job_of(runner, "lora")
-    first = runner.start(job)
-    first.wait_until(lambda seen: (seen.checkpoint_step or 0) >= EVERY)
-    first.signal(signal.SIGKILL)
+    first = runner.start(job, gates=[{"checkpoint_step": EVERY}])
+    with first.held():
+        first.signal(signal.SIGKILL)
     first.end()
     assert runner.checkpoints(job)
 
     end = runner.start(job, attempt=2, changes={"resume": "none"}).end()
     assert end.status == 0, end.log
-    assert "attempt 2 starts at step 0, as the operator asks" in end.log
+    assert "attempt 2 starts at step 0, as the operator requests" in end.log
     assert "resuming from" not in end.log
     assert_same(runner.verify_artifact(job), want)
