@@ -240,8 +240,10 @@ class Pod:
 
     @property
     def is_unschedulable(self) -> bool:
+        """While it waits for a node: a scheduler may still write the condition of a pod that runs by now."""
         scheduled = self.conditions.get("PodScheduled") or {}
-        return scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+        is_refused = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+        return is_refused and self.phase == "Pending"
 
     @property
     def record(self) -> TerminationRecord | None:

@@ -837,6 +837,12 @@ WAITING = [
         want_message="faq-r1-a1-1-abcde finds no node: 0/2 nodes are available",
     ),
     Row(
+        "a pod that runs is at work, whatever the scheduler still writes about it",
+        make_snapshot().training(phase="Pending").seeing(train_child(), train_pod().unschedulable("late").running()),
+        want_reason="Training",
+        want_phase="Training",
+    ),
+    Row(
         "a pod that has just been deleted does not take the training back",
         make_snapshot()
         .training(conditions=[{"type": "Succeeded", "status": "Unknown", "reason": "Training", "message": ""}])
