@@ -5,7 +5,8 @@ cluster = connect()      # a named context, kind, or our own
 cluster.ensure_nodes()
 """
 
-from dev.localcluster.cluster import Cluster, UnsupportedError, connect
+from dev.localcluster.cluster import Cluster, connect
+from dev.localcluster.errors import UnsupportedError
 from dev.localcluster.local import LocalCluster
 
 __all__ = ["Cluster", "LocalCluster", "UnsupportedError", "connect"]

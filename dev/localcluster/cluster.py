@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from dev.localcluster.s3 import S3
 
 
-class UnsupportedError(RuntimeError):
-    """This kind of cluster cannot do that: a test that needs it is skipped."""
-
-
 @runtime_checkable
 class Cluster(Protocol):
     """A Kubernetes with two worker nodes, S3 storage and a way for images."""

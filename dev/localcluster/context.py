@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dev.localcluster import docker, gobuild, helm, images, packages, s3
-from dev.localcluster.cluster import UnsupportedError
 from dev.localcluster.commands import output_of
+from dev.localcluster.errors import UnsupportedError
 from dev.localcluster.kubectl import Kubectl, find_kubectl
 from dev.localcluster.layout import Layout
 from dev.localcluster.pull import pull

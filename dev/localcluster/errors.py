@@ -1,4 +1,4 @@
-"""The one error class for what a person can cure: an entry point prints it without a traceback and exits 1."""
+"""What ends a command of ours that a person can cure (printed without a traceback, exit code 1), or skips a test."""
 
 from __future__ import annotations
 
@@ -18,3 +18,7 @@ class CurableError(RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.cure}"
+
+
+class UnsupportedError(RuntimeError):
+    """This kind of cluster cannot do that: a test that needs it is skipped."""

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from dev.kit.apiserver import ApiServer
-from dev.localcluster.cluster import Cluster, UnsupportedError
+from dev.localcluster.cluster import Cluster
+from dev.localcluster.errors import UnsupportedError
 from dev.localcluster.waiting import until
 from finetune_operator.ports import FINETUNEJOBS, JOBS, LEASES
 from tests.api.fakekubelet import FakeKubelet

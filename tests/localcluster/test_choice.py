@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from dev.localcluster import cluster, local, s3
-from dev.localcluster.cluster import Cluster, UnsupportedError, choose, connect
+from dev.localcluster.cluster import Cluster, choose, connect
 from dev.localcluster.context import ContextCluster
+from dev.localcluster.errors import UnsupportedError
 from dev.localcluster.kind import KindCluster
 from dev.localcluster.kubectl import is_near
 from dev.localcluster.layout import Layout
