@@ -73,7 +73,7 @@ test-races: setup  ## Repeat the tests that wait for a pod, process or signal, b
 
 .PHONY: test-nightly
 test-nightly: setup  ## The full depth: 200 kill points and whatever else takes too long for every change
-	$(PYTEST) tests/trainer tests/crash -m nightly --timeout 7200
+	$(PYTEST) tests/trainer tests/crash tests/upgrade -m nightly --timeout 7200
 
 ##@ Measure
 
