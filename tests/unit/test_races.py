@@ -91,17 +91,19 @@ def test_more_repetitions_add_to_those_that_are_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "want"),
+    ("digest", "is_cut_short", "want"),
     [
-        pytest.param(None, {}, id="a changed digest starts over"),
-        pytest.param("{", {}, id="a state cut short starts over"),
+        pytest.param("code", False, {SIGNALS: 3, PODS: 3}, id="the same code resumes"),
+        pytest.param("other code", False, {}, id="other code starts over"),
+        pytest.param("code", True, {}, id="a state cut short starts over"),
     ],
 )
-def test_what_was_done_for_other_code_does_not_count(tmp_path: Path, stored: str | None, want: dict[str, int]) -> None:
+def test_what_was_done_counts_for_the_same_code_only(
+    tmp_path: Path, digest: str, is_cut_short: bool, want: dict[str, int]
+) -> None:
     run(races(tmp_path, Modules(**ALL_PASS)))
-    if stored is not None:
-        (tmp_path / "races.json").write_text(stored)
-    digest = "code" if stored is not None else "other code"
+    if is_cut_short:
+        (tmp_path / "races.json").write_text("{")
     assert races(tmp_path, Modules(), digest=digest).state.repetitions == want
 
 
