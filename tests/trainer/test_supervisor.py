@@ -23,7 +23,7 @@ from finetune_trainer.pod.supervisor import RankEnd, available_cpus, conclude, r
 PRELUDE = """
 import json, os, signal, sys, time
 folder, me = os.environ["FINETUNE_OUTCOME_DIR"], int(os.environ["RANK"])
-def write_rank_record(code, reason="R", message="m", **more):
+def leave(code, reason="R", message="m", **more):
     path = f"{folder}/rank-{os.environ['LOCAL_RANK']}.json"
     record = {"role": "train", "exitCode": code, "reason": reason, "message": message, **more}
     open(path + ".draft", "w").write(json.dumps(record)); os.replace(path + ".draft", path)
