@@ -77,7 +77,7 @@ def gpu_class(kubectl: Any) -> Iterator[str]:
 def test_a_minimal_job_is_stored_with_every_default_filled_in(place: Place) -> None:
     spec = place.create(JOB)["spec"]
     assert spec == {
-        "model": {"source": "s3://models/qwen", "trustRemoteCode": False},
+        "model": {"source": "s3://models/smol", "trustRemoteCode": False},
         "dataset": {
             "train": [{"source": "s3://data/faq.jsonl"}],
             "splitFraction": 0.1,
