@@ -13,7 +13,7 @@ from urllib3.exceptions import HTTPError
 from dev.kit.specs import Object
 from dev.localcluster.errors import CurableError
 from finetune_contract import names
-from finetune_operator.kube import _path
+from finetune_operator.kube import path_to
 from finetune_operator.ports import Resource
 
 Objects = list[Object]
@@ -40,11 +40,11 @@ class ApiServer:
         self._client.close()
 
     def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
-        return self._call("GET", _path(resource, namespace, name))
+        return self._call("GET", path_to(resource, namespace, name))
 
     def list(self, resource: Resource, namespace: str | None = None, **labels: str) -> Objects:
         query = [("labelSelector", ",".join(f"{key}={value}" for key, value in labels.items()))] if labels else []
-        return list(self._call("GET", _path(resource, namespace), query=query)["items"])
+        return list(self._call("GET", path_to(resource, namespace), query=query)["items"])
 
     def children(self, resource: Resource, namespace: str, job: str, **labels: str) -> Objects:
         """What works for a FineTuneJob, oldest first."""
@@ -52,16 +52,16 @@ class ApiServer:
         return sorted(found, key=lambda obj: (obj["metadata"]["creationTimestamp"], obj["metadata"]["name"]))
 
     def create(self, resource: Resource, namespace: str | None, body: Object) -> Object:
-        return self._call("POST", _path(resource, namespace), body=body)
+        return self._call("POST", path_to(resource, namespace), body=body)
 
     def patch(
         self, resource: Resource, namespace: str | None, name: str, body: Object, subresource: str = ""
     ) -> Object:
-        path = _path(resource, namespace, name) + (f"/{subresource}" if subresource else "")
+        path = path_to(resource, namespace, name) + (f"/{subresource}" if subresource else "")
         return self._call("PATCH", path, body=body, content_type=_MERGE_PATCH)
 
     def delete(self, resource: Resource, namespace: str | None, name: str, **options: Any) -> None:
-        self._call("DELETE", _path(resource, namespace, name), body={"propagationPolicy": "Background", **options})
+        self._call("DELETE", path_to(resource, namespace, name), body={"propagationPolicy": "Background", **options})
 
     def _call(
         self,

@@ -120,7 +120,7 @@ class KubeClient:
         self._may_write = may_write
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Json:
-        return await self._request("get", "GET", resource, _path(resource, namespace, name))
+        return await self._request("get", "GET", resource, path_to(resource, namespace, name))
 
     async def list(
         self,
@@ -137,7 +137,7 @@ class KubeClient:
             query["fieldSelector"] = _selector(fields)
         items: list[Json] = []
         while True:
-            page = await self._request("list", "GET", resource, _path(resource, namespace), query=query)
+            page = await self._request("list", "GET", resource, path_to(resource, namespace), query=query)
             # The server leaves apiVersion and kind out of the items of a list.
             items += [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
             metadata = page["metadata"]
@@ -146,7 +146,7 @@ class KubeClient:
             query["continue"] = metadata["continue"]
 
     async def create(self, resource: Resource, namespace: str | None, body: Json) -> Json:
-        return await self._request("create", "POST", resource, _path(resource, namespace), body=body)
+        return await self._request("create", "POST", resource, path_to(resource, namespace), body=body)
 
     async def replace(self, resource: Resource, body: Json) -> Json:
         return await self._request("update", "PUT", resource, _path_of(resource, body), body=body)
@@ -169,7 +169,7 @@ class KubeClient:
             "propagationPolicy": propagation,
             "preconditions": {"uid": uid},
         }
-        await self._request("delete", "DELETE", resource, _path(resource, namespace, name), body=options)
+        await self._request("delete", "DELETE", resource, path_to(resource, namespace, name), body=options)
 
     async def _request(
         self,
@@ -265,10 +265,11 @@ def _selector(terms: Mapping[str, str]) -> str:
 
 
 def _path_of(resource: Resource, body: Json) -> str:
-    return _path(resource, body["metadata"].get("namespace"), body["metadata"]["name"])
+    return path_to(resource, body["metadata"].get("namespace"), body["metadata"]["name"])
 
 
-def _path(resource: Resource, namespace: str | None, name: str | None = None) -> str:
+def path_to(resource: Resource, namespace: str | None, name: str | None = None) -> str:
+    """Of the collection, or of one object in it, as the API server serves it."""
     root = f"/apis/{resource.group}/{resource.version}" if resource.group else f"/api/{resource.version}"
     scope = f"/namespaces/{namespace}" if namespace else ""
     return f"{root}{scope}/{resource.plural}" + (f"/{name}" if name else "")
