@@ -86,8 +86,8 @@ class Bench:
             for rank in range(count)
         ]
         outputs = [rank.communicate(timeout=500)[0] for rank in ranks]
-        for rank, output in zip(ranks, outputs, strict=True):
-            assert rank.returncode == 0, output
+        for number, (rank, output) in enumerate(zip(ranks, outputs, strict=True)):
+            assert rank.returncode == 0, f"rank {number} ended with {rank.returncode}: {output[-3000:]}"
         return dict(json.loads((scratch / "report.json").read_text()))
 
 
