@@ -9,6 +9,7 @@ each step that failed, its failed tests, and the command that runs it alone.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -41,6 +42,9 @@ UPGRADES = ("tests/upgrade",)  # they change the CRDs: no other operator may be 
 ON_NODES = ("tests/localcluster", "tests/e2e")
 LAST = ("tests/localcluster/test_down.py",)
 _FAILURES = ("FAILED ", "ERROR ")  # of pytest's short summary
+_TITLE = re.compile(r"_{3,} (?P<title>\S.*\S) _{3,}")  # above what pytest tells of one failure
+_TOLD = "E   "  # pytest: a line of the error's own words
+_LINES_TOLD = 12  # the last ones say why
 AT_ONCE = 3  # jobs on the cluster's two nodes
 
 
@@ -68,6 +72,8 @@ class Result:
     seconds: float
     failures: tuple[str, ...] = ()
     """pytest's lines about tests that failed."""
+    told: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The last words of each failure, by pytest's title."""
 
     @property
     def passed(self) -> bool:
@@ -140,6 +146,8 @@ def run_lane(terminal: Terminal, name: str, steps: Sequence[Step]) -> list[Resul
 
 def run(terminal: Terminal, lane: str, step: Step) -> Result:
     started, failures = time.monotonic(), []
+    told: dict[str, list[str]] = {}
+    title = ""
     terminal.say(lane, f"=== {step.title}")
     with subprocess.Popen(
         step.argv,
@@ -155,13 +163,18 @@ def run(terminal: Terminal, lane: str, step: Step) -> Result:
             terminal.say(lane, line.rstrip())
             if line.startswith(_FAILURES):
                 failures.append(line.rstrip())
-    result = Result(step, process.returncode, time.monotonic() - started, tuple(failures))
+            elif found := _TITLE.fullmatch(line.rstrip()):
+                title = found["title"]
+            elif line.startswith(_TOLD):
+                told[title] = [*told.get(title, []), line.removeprefix(_TOLD).rstrip()][-_LINES_TOLD:]
+    result = Result(step, process.returncode, time.monotonic() - started, tuple(failures), told)
     terminal.say(lane, f"=== {_outcome(result)}")
     return result
 
 
 def summary(results: Sequence[Result]) -> str:
-    """A line per step; below a failed one its failed tests and the command that runs it alone."""
+    """A line per step; below a failed one its failed tests and the command that runs it alone. Last what the failures
+    said: where output is cut, its end is kept."""
     lines = []
     for result in results:
         lines.append(_outcome(result))
@@ -170,6 +183,8 @@ def summary(results: Sequence[Result]) -> str:
             lines.append(f"    alone: {result.step.command}")
     if skipped := [step.title for step in ON_CLUSTER if step not in [result.step for result in results]]:
         lines.append(f"- not run, for want of a cluster: {', '.join(skipped)}")
+    for title, words in [told for result in results for told in result.told.items()]:
+        lines += [f"\n{title}", *(f"    {line}" for line in words)]
     return "\n".join(lines)
 
 

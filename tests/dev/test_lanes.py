@@ -37,6 +37,20 @@ def test_the_summary_names_the_failed_step_its_tests_and_the_command_that_runs_i
     ]
 
 
+def test_the_last_words_of_a_failure_come_last() -> None:
+    program = """
+print("_____ test_b[ZeRO-3, qlora] _____")
+print("E   AssertionError: rank 1 ended with -6:")
+for number in range(20):
+    print(f"E   line {number}")
+print("tests/a.py:3: AssertionError")
+raise SystemExit(1)
+"""
+    [result] = lanes.run_lane(Terminal(), "local", [Step("tests", (sys.executable, "-c", program))])
+    said = lanes.summary([result, *(Result(step, 0, 1) for step in lanes.ON_CLUSTER)])
+    assert said.endswith("\n\ntest_b[ZeRO-3, qlora]\n" + "\n".join(f"    line {number}" for number in range(8, 20)))
+
+
 def test_the_command_of_a_step_can_be_typed() -> None:
     [step] = [step for step in lanes.ON_CLUSTER if step.title == "on nodes, one by one"]
     assert step.command == "uv run python -m pytest -q tests/localcluster tests/e2e -m 'serial and not nightly'"
