@@ -20,7 +20,7 @@ class _Part(BaseModel):
 class FileEntry(_Part):
     path: str
     """Relative to the manifest, with forward slashes."""
-    size: int
+    size: int = Field(ge=0)
     sha256: str
 
 
@@ -28,13 +28,13 @@ class Manifest(_Part):
     version: int = 1
     kind: Literal["prepared", "checkpoint", "adapter", "model"]
     """`adapter`: peft's format; `model`: whole weights (full and freeze)."""
-    files: tuple[FileEntry, ...]
+    files: tuple[FileEntry, ...] = Field(min_length=1)
     uid: str = ""
     run: int = 0
     attempt: int = 0
     fencing_token: int = Field(default=0, validation_alias="epoch", serialization_alias="epoch")
     """Of the start that wrote it: a superseded start cannot commit. `epoch` in JSON."""
-    step: int = 0
+    step: int = Field(default=0, ge=0, lt=2**53)
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Model source and revision, dataset digests, config hash, image, versions."""
     metrics: dict[str, Any] = Field(default_factory=dict)
