@@ -116,8 +116,9 @@ def backoff_seconds(draft: Draft, failures: int) -> float:
 
 def _exhausted(draft: Draft, end: End, account: _Account) -> str:
     retries = draft.snapshot.job.retries
+    failures = "1 failure" if account.failures == 1 else f"{account.failures} failures"
     return compose(
-        f"{account.failures} failures with spec.retries {retries}; the last, in attempt {draft.number} of "
+        f"{failures} with spec.retries {retries}; the last, in attempt {draft.number} of "
         f"{draft.stage.work}: {end.reason}:",
         end.message,
         "When the cause is fixed, start a new run with kubectl annotate ftj "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -189,6 +190,12 @@ def test_every_message_is_within_its_limit_and_the_event_of_a_failure_keeps_the_
     events = [render(involved, event, NOW, "replica")["message"] for event in plan.events]
     assert all(len(message) <= MAX_EVENT for message in events)
     assert row.want_cure in "".join(events) or not any(event.reason == "Failed" for event in plan.events)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.sentence)
+def test_a_message_has_at_most_three_sentences_of_its_own(row: Row) -> None:
+    message = message_of(decide(row.snapshot.build()), row.condition)
+    assert 1 <= len(re.findall(r"[.!?](?=\s+[A-Z]|$)", message)) <= 3, message
 
 
 @pytest.mark.parametrize(
