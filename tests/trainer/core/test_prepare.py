@@ -229,7 +229,7 @@ def test_one_row_is_left_to_train_on(bench: Bench) -> None:
 
 
 def _render(renderer: AnswerRenderer, messages: tuple[Message, ...]) -> Any:
-    return next(renderer.render([Conversation("rows", 1, messages)]))
+    return next(renderer.render([Conversation("rows", 1, messages)])).rows[0]
 
 
 def _run(bench: Bench, job: JobFile) -> PreparedResult:

@@ -9,6 +9,7 @@ import numpy as np
 from finetune_contract.jobspec import Dataset
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation
+from finetune_trainer.objectives.remarks import Remark
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,9 +37,23 @@ class TokenRow:
         return TokenRow(self.ids[:1], np.zeros(1, np.bool_))
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """What becomes of one conversation."""
+
+    rows: list[TokenRow]
+    """Usually one; one for each answer where the chat template rewrites what was said before."""
+    tokens_once: int
+    """Of the conversation rendered as a whole: what its rows would have if they were one."""
+    remarks: tuple[Remark, ...] = ()
+    """Those of the conversation's own row included."""
+
+
 class Renderer(Protocol):
-    def render(self, conversations: Sequence[Conversation]) -> Iterator[TokenRow]:
-        """Token rows, in order. Raises DataError for a conversation that cannot be rendered."""
+    """Picklable, and without a memory of earlier conversations: several processes may share the work."""
+
+    def render(self, conversations: Sequence[Conversation]) -> Iterator[Rendered]:
+        """One result for each conversation, in order. Raises DataError for one that cannot be rendered."""
 
 
 class Collator(Protocol):

@@ -1,7 +1,5 @@
 """Truncates or rejects rows that are longer than `spec.training.maxLength`."""
 
-from collections.abc import Iterable, Iterator
-
 from finetune_trainer.objectives.conversations import Conversation
 from finetune_trainer.objectives.objective import Objective, TokenRow
 
@@ -22,15 +20,28 @@ class LengthLimit:
         self._longest = 0
         self._count = 0
         self.truncated = 0
+        self.dropped = 0
 
-    def apply(self, conversations: Iterable[Conversation], rows: Iterable[TokenRow]) -> Iterator[TokenRow]:
-        """The rows, truncated where necessary. Raises DataError for a row that nothing can be learned from."""
-        for conversation, row in zip(conversations, rows, strict=True):
-            if row.length > self._tokens and not self._truncate:
-                self._first = self._first or (conversation, row.length)
-                self._longest = max(self._longest, row.length)
-                self._count += 1
-            yield self._within_limit(conversation, row)
+    def apply(self, conversation: Conversation, rows: list[TokenRow]) -> list[TokenRow]:
+        """The rows of one conversation, truncated where necessary.
+
+        A row that truncation leaves nothing to learn from is dropped, as a later answer of a longer row would be.
+
+        Raises:
+            DataError: nothing of the conversation is left to learn from.
+        """
+        longest = max(row.length for row in rows)
+        if longest > self._tokens and not self._truncate:
+            self._first = self._first or (conversation, longest)
+            self._longest = max(self._longest, longest)
+            self._count += 1
+        cut = [self._within_limit(row) for row in rows]
+        left = [row for row in cut if self._objective.learned_tokens(row)]
+        if not left:
+            cure = f"; its answer begins after token {self._tokens:,}, raise spec.training.maxLength"
+            raise conversation.error(f"there is no token to learn{cure if longest > self._tokens else ''}")
+        self.dropped += len(cut) - len(left)
+        return left
 
     def check(self) -> None:
         """Raises DataError when rows were too long."""
@@ -43,11 +54,8 @@ class LengthLimit:
             f"{self._longest}, or spec.training.truncate to true, or shorten the row"
         )
 
-    def _within_limit(self, conversation: Conversation, row: TokenRow) -> TokenRow:
-        if row.length > self._tokens:
-            self.truncated += 1
-            row = row.truncated(self._tokens)
-        if not self._objective.learned_tokens(row):
-            cure = f"; its answer begins after token {self._tokens:,}, raise spec.training.maxLength"
-            raise conversation.error(f"there is no token to learn{cure if self._truncate else ''}")
-        return row
+    def _within_limit(self, row: TokenRow) -> TokenRow:
+        if row.length <= self._tokens:
+            return row
+        self.truncated += 1
+        return row.truncated(self._tokens)

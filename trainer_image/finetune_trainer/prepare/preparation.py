@@ -19,9 +19,11 @@ from finetune_trainer.model import source
 from finetune_trainer.model.gguf_parsing import parsed_once
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation
-from finetune_trainer.objectives.objective import Objective, Renderer, TokenRow
+from finetune_trainer.objectives.objective import Objective, Rendered, Renderer, TokenRow
 from finetune_trainer.objectives.registry import objective_for
+from finetune_trainer.objectives.remarks import Remarks
 from finetune_trainer.prepare import checks, dataset, inputs, splitting, store
+from finetune_trainer.prepare.expansion import Expansion
 from finetune_trainer.prepare.length_limit import LengthLimit
 from finetune_trainer.prepare.templates import choose_template
 from finetune_trainer.rank.reporting import Report
@@ -112,23 +114,35 @@ def _prepare(
     rows = dataset.read(files, job.spec.dataset, job.spec.training.seed, report)
     renderer = objective.renderer(chat, job.spec.dataset)
     limit = LengthLimit(job.spec.training.max_length, truncate=job.spec.training.truncate, objective=objective)
-    train = list(limit.apply(rows.train, _render(renderer, rows.train, "training", report)))
-    held_out = list(limit.apply(rows.held_out, _render(renderer, rows.held_out, "held-out", report)))
+    remarks, expansion = Remarks(), Expansion()
+    sides: list[list[TokenRow]] = []
+    for conversations, side in ((rows.train, "training"), (rows.held_out, "held-out")):
+        sides.append([])
+        rendered_rows = _render(renderer, conversations, side, report)
+        for conversation, rendered in zip(conversations, rendered_rows, strict=True):
+            remarks.add(rendered.remarks)
+            expansion.add(rendered)
+            sides[-1] += limit.apply(conversation, rendered.rows)
+    train, held_out = sides
     limit.check()
-    counts = _counts(objective, train, held_out, limit.truncated)
+    expansion.check()
+    counts = _counts(objective, train, held_out, limit, expansion)
+    remarks.report(report)
     overlap = splitting.overlap(rows.train, rows.held_out)
     _report_counts(counts, overlap, report)
+    expansion.report(report)
     stats = {
         "counts": counts,
         "overlap": overlap,
         "inputs": made_from,
+        "remarks": remarks.as_dict(),
         "endOfTurn": chat.end_of_turn(rows.first),
     }
     questions = [_question(chat, row) for row in rows.held_out]
     return store.PreparedRows(train, held_out, questions, chat.template, stats)
 
 
-def _render(renderer: Renderer, rows: Sequence[Conversation], what: str, report: Report) -> Iterator[TokenRow]:
+def _render(renderer: Renderer, rows: Sequence[Conversation], what: str, report: Report) -> Iterator[Rendered]:
     last = time.monotonic()
     for start in range(0, len(rows), _BATCH):
         yield from renderer.render(rows[start : start + _BATCH])
@@ -143,7 +157,11 @@ def _question(chat: Chat, row: Conversation) -> store.Question:
 
 
 def _counts(
-    objective: Objective, train: Sequence[TokenRow], held_out: Sequence[TokenRow], truncated: int
+    objective: Objective,
+    train: Sequence[TokenRow],
+    held_out: Sequence[TokenRow],
+    limit: LengthLimit,
+    expansion: Expansion,
 ) -> dict[str, int]:
     return {
         "trainRows": len(train),
@@ -151,7 +169,10 @@ def _counts(
         "tokens": sum(row.length for row in train),
         "supervisedTokens": sum(objective.learned_tokens(row) for row in train),
         "longestRow": max(row.length for row in [*train, *held_out]),
-        "truncatedRows": truncated,
+        "truncatedRows": limit.truncated,
+        "droppedRows": limit.dropped,
+        "conversations": expansion.conversations,
+        "tokensOnce": expansion.tokens_once,
     }
 
 

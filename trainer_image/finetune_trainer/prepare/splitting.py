@@ -24,8 +24,7 @@ def overlap(train: Iterable[Conversation], held_out: Iterable[Conversation]) -> 
 
 def _content_key(conversation: Conversation) -> str:
     """Equal for rows that say the same."""
-    text = "\x00".join(f"{message.role}\x01{message.content}" for message in conversation.messages)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(conversation.key().encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _rank(conversation: Conversation, seed: int) -> str:

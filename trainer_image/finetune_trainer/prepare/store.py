@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from finetune_trainer.objectives.objective import TokenRow
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Incremented when the same inputs would be prepared differently: part of the digest."""
 
 

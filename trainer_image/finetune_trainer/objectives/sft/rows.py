@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune_trainer.objectives.chat import Chat, Encoded
 from finetune_trainer.objectives.conversations import Conversation
-from finetune_trainer.objectives.objective import TokenRow
+from finetune_trainer.objectives.objective import Rendered, TokenRow
 
 
 def learned_tokens(row: TokenRow) -> int:
@@ -32,14 +32,15 @@ class AnswerRenderer:
     train_on_prompt: bool = False
     mask_history: bool = False
 
-    def render(self, conversations: Sequence[Conversation]) -> Iterator[TokenRow]:
-        """Token rows, in order. Raises DataError when the template rejects a conversation."""
+    def render(self, conversations: Sequence[Conversation]) -> Iterator[Rendered]:
+        """One result for each conversation, in order. Raises DataError when the template rejects one."""
         texts = [self.chat.text(conversation) for conversation in conversations]
         spans = [
             self._answer_spans(conversation, text) for conversation, text in zip(conversations, texts, strict=True)
         ]
         for encoded, spans_of_row in zip(self.chat.encode(texts), spans, strict=True):
-            yield self._token_row(encoded, spans_of_row)
+            row = self._token_row(encoded, spans_of_row)
+            yield Rendered([row], row.length)
 
     def _token_row(self, encoded: Encoded, spans: list[tuple[int, int]]) -> TokenRow:
         row, supervised = np.asarray(encoded.ids, np.int32), np.full(len(encoded.ids), self.train_on_prompt)
