@@ -12,10 +12,13 @@ from finetune_contract.jobspec import Dataset
 from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.conversations import Conversation
+from finetune_trainer.prepare.data_files import DataFile, find_files
 from finetune_trainer.prepare.formats import Format, detect_format, parse
-from finetune_trainer.prepare.readers import DataFile, find_files, read_rows
+from finetune_trainer.prepare.readers import read_rows
 from finetune_trainer.prepare.splitting import choose_held_out
 from finetune_trainer.rank.reporting import Report
+
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,11 @@ class Rows:
     """Of the data set, whichever side it is on."""
 
 
-def fetch(dataset: Dataset, storage: Storage, into: Path) -> DatasetFiles:
+def fetch(dataset: Dataset, storage: Storage, into: Path, report: Report) -> DatasetFiles:
     """Raises ConfigurationError for a source that does not exist or holds no data file."""
 
     def find(uri: str, name: str, field: str) -> list[DataFile]:
-        return find_files(uri, storage.fetch(uri, into / name, field=field), field)
+        return find_files(uri, storage.fetch(uri, into / name, field=field), field, report)
 
     train = [
         file
@@ -56,7 +59,11 @@ def read(files: DatasetFiles, dataset: Dataset, seed: int, report: Report) -> Ro
         raise DataError("there is no row to train on", file=files.train[0].name)
     first = conversations[0]
     if files.evaluation is not None:
-        return Rows(conversations, list(_read(files.evaluation, dataset.format, report)), first)
+        held_out = list(_read(files.evaluation, dataset.format, report))
+        if not held_out:
+            message = "there is no row to evaluate on; fill it, or leave spec.dataset.evaluation out"
+            raise DataError(message, file=files.evaluation[0].name)
+        return Rows(conversations, held_out, first)
     chosen = choose_held_out(conversations, dataset.split_fraction, seed)
     held_out = [row for index, row in enumerate(conversations) if index in chosen]
     return Rows([row for index, row in enumerate(conversations) if index not in chosen], held_out, first)
@@ -65,8 +72,9 @@ def read(files: DatasetFiles, dataset: Dataset, seed: int, report: Report) -> Ro
 def _read(files: Sequence[DataFile], wanted: str, report: Report) -> Iterator[Conversation]:
     for file in files:
         name: Format | None = None
-        for row in read_rows(file):
+        rows = read_rows(file)
+        while batch := list(islice(rows, _ROWS_AT_ONCE)):
             if name is None:
-                name = detect_format(row) if wanted == "auto" else wanted  # type: ignore[assignment]
+                name = detect_format(batch[0]) if wanted == "auto" else wanted  # type: ignore[assignment]
                 report(f"{file.name}: format {name}{' (detected by its columns)' if wanted == 'auto' else ''}")
-            yield parse(row, name)  # type: ignore[arg-type]
+            yield from (parse(row, name) for row in batch)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def run(job: JobFile, storage: Storage, scratch: Path, report: Report) -> Prepar
     objective = objective_for(job.spec.stage)
     tokenizer, parameters = _check_model(job, storage, scratch, report)
     chat = Chat(tokenizer, choose_template(tokenizer, job.spec.dataset.template))
-    files = dataset.fetch(job.spec.dataset, storage, scratch / "data")
+    files = dataset.fetch(job.spec.dataset, storage, scratch / "data", report)
     made_from = inputs.describe(job, objective, files, chat)
     digest = inputs.digest(made_from)
     uri = layout.prepared_uri(job.spec.output.uri, digest)
