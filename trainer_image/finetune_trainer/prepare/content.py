@@ -20,21 +20,25 @@ Kind = Literal["json lines", "json array", "csv", "parquet"]
 
 HEAD = 64 << 10
 """Bytes that are looked at."""
+_BLOCK = 1 << 20
 BOM = b"\xef\xbb\xbf"
 
 
-def _by_arrow(codec: str) -> Callable[[Path], BinaryIO]:
-    def unpacked(path: Path) -> BinaryIO:
-        return cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), codec)))
+Unpack = Callable[[BinaryIO], BinaryIO]
+
+
+def _by_arrow(codec: str) -> Unpack:
+    def unpacked(packed: BinaryIO) -> BinaryIO:
+        return cast(BinaryIO, io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(packed, "r"), codec)))
 
     return unpacked
 
 
-def _by_module(module: Any) -> Callable[[Path], BinaryIO]:
-    return lambda path: cast(BinaryIO, module.open(path, "rb"))
+def _by_module(module: Any) -> Unpack:
+    return lambda packed: cast(BinaryIO, module.open(packed, "rb"))
 
 
-_PACKINGS: dict[bytes, Callable[[Path], BinaryIO]] = {
+_PACKINGS: dict[bytes, Unpack] = {
     b"\x1f\x8b": _by_module(gzip),
     b"BZh": _by_module(bz2),
     b"\xfd7zXZ\x00": _by_module(lzma),
@@ -54,14 +58,32 @@ _REFUSED: dict[bytes, str] = {
 """By the first bytes, once unpacked."""
 
 
-def open_unpacked(file: DataFile) -> BinaryIO:
-    """The file's bytes. Read inside `reading`, which knows what its errors mean."""
-    with file.path.open("rb") as packed:
-        head = packed.read(8)
-    for magic, unpacked in _PACKINGS.items():
-        if head.startswith(magic):
-            return unpacked(file.path)
-    return file.path.open("rb")
+Moved = Callable[[int], None]
+"""Is told how many bytes of a file were read since the last call."""
+
+
+class _Metered(io.FileIO):
+    def __init__(self, path: Path, moved: Moved) -> None:
+        super().__init__(path)
+        self._moved = moved
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        count = super().readinto(buffer)
+        self._moved(count or 0)
+        return count
+
+
+@contextmanager
+def open_unpacked(file: DataFile, moved: Moved) -> Iterator[BinaryIO]:
+    """The file's bytes. Used inside `reading`, which knows what its errors mean."""
+    with io.BufferedReader(_Metered(file.path, moved), _BLOCK) as packed:
+        head = packed.peek(8)
+        unpack = next((unpack for magic, unpack in _PACKINGS.items() if head.startswith(magic)), None)
+        if unpack is None:
+            yield cast(BinaryIO, packed)
+            return
+        with unpack(cast(BinaryIO, packed)) as unpacked:
+            yield unpacked
 
 
 @contextmanager
@@ -91,7 +113,7 @@ def kind_of(file: DataFile) -> Kind | None:
     Raises:
         DataError: it is nothing that can be read; names what it is and the cure.
     """
-    with reading(file), open_unpacked(file) as unpacked:
+    with reading(file), open_unpacked(file, lambda count: None) as unpacked:
         head = unpacked.read(HEAD)
     if head.startswith(b"PAR1"):
         return _parquet(file)

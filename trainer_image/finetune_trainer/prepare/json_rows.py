@@ -28,19 +28,23 @@ def read_lines(stream: BinaryIO, file: DataFile) -> Iterator[NumberedValues]:
 
 def _several(lines: Iterator[tuple[int, bytes]], file: DataFile) -> Iterator[tuple[int, bytes]]:
     """All lines. Raises DataError where the file is one object and not one object a line."""
-    first, second = next(lines), next(lines, None)
-    try:
-        json.loads(first[1].decode("utf-8-sig", "replace"))
-    except json.JSONDecodeError:
-        message = (
-            "the file holds an object that goes over several lines; it must be a list of objects, or have one per line"
-        )
-        raise DataError(message, file=file.name) from None
-    except (ValueError, RecursionError):
-        pass  # it is the reader's to say what is wrong with the row
-    if second is None:
+    first_two = list(itertools.islice(lines, 2))
+    if first_two and not _is_whole(first_two[0][1]):
+        message = "the file holds an object on several lines; it must be a list of objects, or have one object per line"
+        raise DataError(message, file=file.name)
+    if len(first_two) == 1:
         raise DataError(_ONE_OBJECT, file=file.name)
-    return itertools.chain([first, second], lines)
+    return itertools.chain(first_two, lines)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        json_text.decode(line.decode("utf-8-sig", "replace").lstrip())
+    except json.JSONDecodeError:
+        return False
+    except json_text.Refused:
+        return True  # which the reader of the row refuses as well
+    return True
 
 
 def _object_of_line(line: bytes, name: str, number: int) -> dict[str, Any]:

@@ -8,18 +8,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.content import Moved
 from finetune_trainer.prepare.data_files import DataFile
 
 _ROWS_AT_ONCE = 512
 
 
-def read_parquet(file: DataFile) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_parquet(file: DataFile, moved: Moved) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number of a row is its position in the file."""
     number = 0
     try:
         with pq.ParquetFile(file.path, memory_map=True) as parquet:
             _check_columns(parquet.schema_arrow, file)
             for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE):
+                moved(file.path.stat().st_size * batch.num_rows // parquet.metadata.num_rows)
                 for values in _values(batch, file, number):
                     number += 1
                     yield number, values
