@@ -4,7 +4,8 @@ Raised anywhere in the trainer, translated only in `__main__`. The message is fo
 field, or file and row, and the cure.
 """
 
-from typing import ClassVar
+import copyreg
+from typing import Any, ClassVar
 
 from finetune_contract.exitcodes import ExitCode
 
@@ -21,6 +22,10 @@ class TrainerError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An error of another process arrives as it was raised: without `__init__`, whose arguments it has used."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigurationError(TrainerError):

@@ -19,6 +19,7 @@ from finetune_contract.exitcodes import ExitCode
 from finetune_contract.jobspec import World
 from finetune_contract.termination import TerminationRecord
 from finetune_trainer.pod import outcome
+from finetune_trainer.rank.cpus import available_cpus
 
 RANK_COMMAND = (sys.executable, "-m", "finetune_trainer", "rank")
 PATIENCE_SECONDS = 30.0
@@ -174,25 +175,6 @@ def rank_environment(
         "OMP_NUM_THREADS": base.get("OMP_NUM_THREADS", str(max(1, cpus // world.processes_per_node))),
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """What this container may use: a node may have 64 cores and the pod a limit of 4."""
-    visible = len(os.sched_getaffinity(0))
-    return max(1, min(visible, int(_cgroup_limit(cgroup) or visible)))
-
-
-def _cgroup_limit(cgroup: Path) -> float | None:
-    try:
-        if (unified := cgroup / "cpu.max").is_file():
-            quota, period = unified.read_text().split()
-        else:
-            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
-        limit = float(quota) / float(period)
-    except (OSError, ValueError):
-        return None  # "max", or no such file: no limit
-    return limit if limit > 0 else None
 
 
 # --- what the ends of the ranks mean ---------------------------------------------------------------------------------

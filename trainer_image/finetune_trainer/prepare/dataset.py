@@ -1,21 +1,23 @@
-"""The rows of a job: which files they come from, read as conversations, split into rows to train on and held-out rows.
+"""The rows of a job: which files they come from, and in which order. Equal files and options give equal rows."""
 
-Order and split are deterministic: equal files and options give equal rows.
-"""
-
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from finetune_contract.jobspec import Dataset
 from finetune_trainer.artifacts.storage import Storage
-from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.conversations import Conversation
+from finetune_trainer.prepare.content import Moved
+from finetune_trainer.prepare.data_files import DataFile, find_files
 from finetune_trainer.prepare.formats import Format, detect_format, parse
-from finetune_trainer.prepare.readers import DataFile, find_files, read_rows
-from finetune_trainer.prepare.splitting import choose_held_out
+from finetune_trainer.prepare.readers import Row, read_rows
 from finetune_trainer.rank.reporting import Report
+
+_ROWS_AT_ONCE = 256
+_CHARACTERS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -24,20 +26,17 @@ class DatasetFiles:
     evaluation: list[DataFile] | None
     """None: held-out rows are split off the training rows."""
 
-
-@dataclass(frozen=True)
-class Rows:
-    train: list[Conversation]
-    held_out: list[Conversation]
-    first: Conversation
-    """Of the data set, whichever side it is on."""
+    @property
+    def size(self) -> int:
+        """Bytes, as the files are."""
+        return sum(file.path.stat().st_size for file in [*self.train, *(self.evaluation or [])])
 
 
-def fetch(dataset: Dataset, storage: Storage, into: Path) -> DatasetFiles:
+def fetch(dataset: Dataset, storage: Storage, into: Path, report: Report) -> DatasetFiles:
     """Raises ConfigurationError for a source that does not exist or holds no data file."""
 
     def find(uri: str, name: str, field: str) -> list[DataFile]:
-        return find_files(uri, storage.fetch(uri, into / name, field=field), field)
+        return find_files(uri, storage.fetch(uri, into / name, field=field), field, report)
 
     train = [
         file
@@ -49,24 +48,65 @@ def fetch(dataset: Dataset, storage: Storage, into: Path) -> DatasetFiles:
     return DatasetFiles(train, find(dataset.evaluation.source, "evaluation", "spec.dataset.evaluation.source"))
 
 
-def read(files: DatasetFiles, dataset: Dataset, seed: int, report: Report) -> Rows:
-    """Raises DataError for a row that cannot be read, and where there is none."""
-    conversations = list(islice(_read(files.train, dataset.format, report), dataset.max_samples))
-    if not conversations:
-        raise DataError("there is no row to train on", file=files.train[0].name)
-    first = conversations[0]
-    if files.evaluation is not None:
-        return Rows(conversations, list(_read(files.evaluation, dataset.format, report)), first)
-    chosen = choose_held_out(conversations, dataset.split_fraction, seed)
-    held_out = [row for index, row in enumerate(conversations) if index in chosen]
-    return Rows([row for index, row in enumerate(conversations) if index not in chosen], held_out, first)
+@dataclass(frozen=True)
+class Batch:
+    """Neighbouring rows of one file."""
+
+    rows: list[Row]
+    format: Format
+
+    def conversations(self) -> list[Conversation]:
+        """Raises DataError for a row that is none."""
+        return [parse(row, self.format) for row in self.rows]
+
+    def conversation(self, index: int) -> Conversation:
+        return parse(self.rows[index], self.format)
 
 
-def _read(files: Sequence[DataFile], wanted: str, report: Report) -> Iterator[Conversation]:
+def read(
+    files: Sequence[DataFile], wanted: str, most_rows: int | None, report: Report, moved: Moved = lambda count: None
+) -> Iterator[Batch]:
+    """All rows, a few at a time.
+
+    Args:
+        wanted: `spec.dataset.format`.
+        most_rows: reading ends after so many.
+        moved: is told of bytes as they are read.
+
+    Raises:
+        DataError: a file cannot be read, or has no known columns.
+    """
+    left = sys.maxsize if most_rows is None else most_rows
     for file in files:
         name: Format | None = None
-        for row in read_rows(file):
+        rows = islice(read_rows(file, moved), left)
+        while batch := _take(rows):
+            left -= len(batch)
             if name is None:
-                name = detect_format(row) if wanted == "auto" else wanted  # type: ignore[assignment]
+                name = detect_format(batch[0]) if wanted == "auto" else wanted  # type: ignore[assignment]
                 report(f"{file.name}: format {name}{' (detected by its columns)' if wanted == 'auto' else ''}")
-            yield parse(row, name)  # type: ignore[arg-type]
+            yield Batch(batch, name)  # type: ignore[arg-type]
+        if name is None and left:
+            report(f"warning: {file.name} has no row")
+        if not left:
+            return
+
+
+def _take(rows: Iterator[Row]) -> list[Row]:
+    taken: list[Row] = []
+    size = 0
+    for row in rows:
+        taken.append(row)
+        size += _characters(row.values)
+        if len(taken) == _ROWS_AT_ONCE or size > _CHARACTERS_AT_ONCE:
+            break
+    return taken
+
+
+def _characters(value: Any) -> int:
+    """About how much text there is."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list) else 1

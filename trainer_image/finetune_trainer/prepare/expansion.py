@@ -27,6 +27,12 @@ class Expansion:
         self.tokens_once += rendered.tokens_once
         self.tokens += sum(row.length for row in rendered.rows)
 
+    def merge(self, other: "Expansion") -> None:
+        self.conversations += other.conversations
+        self.expanded += other.expanded
+        self.tokens_once += other.tokens_once
+        self.tokens += other.tokens
+
     def check(self) -> None:
         """Raises ConfigurationError when the rows are too much longer."""
         if self.tokens <= _LIMIT * self.tokens_once:

@@ -16,9 +16,9 @@ class LengthLimit:
         self._tokens = tokens
         self._truncate = truncate
         self._objective = objective
-        self._first: tuple[Conversation, int] | None = None
-        self._longest = 0
-        self._count = 0
+        self.first_too_long: tuple[Conversation, int] | None = None
+        self.longest = 0
+        self.too_long = 0
         self.truncated = 0
         self.dropped = 0
 
@@ -32,9 +32,9 @@ class LengthLimit:
         """
         longest = max(row.length for row in rows)
         if longest > self._tokens and not self._truncate:
-            self._first = self._first or (conversation, longest)
-            self._longest = max(self._longest, longest)
-            self._count += 1
+            self.first_too_long = self.first_too_long or (conversation, longest)
+            self.longest = max(self.longest, longest)
+            self.too_long += 1
         cut = [self._within_limit(row) for row in rows]
         left = [row for row in cut if self._objective.learned_tokens(row)]
         if not left:
@@ -43,15 +43,23 @@ class LengthLimit:
         self.dropped += len(cut) - len(left)
         return left
 
+    def merge(self, later: "LengthLimit") -> None:
+        """Adds what was found in rows that come after these."""
+        self.first_too_long = self.first_too_long or later.first_too_long
+        self.longest = max(self.longest, later.longest)
+        self.too_long += later.too_long
+        self.truncated += later.truncated
+        self.dropped += later.dropped
+
     def check(self) -> None:
         """Raises DataError when rows were too long."""
-        if self._first is None:
+        if self.first_too_long is None:
             return
-        conversation, length = self._first
-        rest = f" ({self._count:,} rows are too long, the longest has {self._longest:,})" if self._count > 1 else ""
+        conversation, length = self.first_too_long
+        rest = f" ({self.too_long:,} rows are too long, the longest has {self.longest:,})" if self.too_long > 1 else ""
         raise conversation.error(
             f"{length:,} tokens, more than spec.training.maxLength {self._tokens:,}{rest}; set maxLength to "
-            f"{self._longest}, or spec.training.truncate to true, or shorten the row"
+            f"{self.longest}, or spec.training.truncate to true, or shorten the row"
         )
 
     def _within_limit(self, row: TokenRow) -> TokenRow:

@@ -5,8 +5,6 @@ what does it become. The result is stored under a digest of everything it was ma
 inputs finds it and is done.
 """
 
-import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +17,24 @@ from finetune_trainer.model import source
 from finetune_trainer.model.gguf_parsing import parsed_once
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation
-from finetune_trainer.objectives.objective import Objective, Rendered, Renderer, TokenRow
+from finetune_trainer.objectives.objective import Objective
 from finetune_trainer.objectives.registry import objective_for
-from finetune_trainer.objectives.remarks import Remarks
 from finetune_trainer.prepare import checks, dataset, inputs, splitting, store
-from finetune_trainer.prepare.expansion import Expansion
-from finetune_trainer.prepare.length_limit import LengthLimit
+from finetune_trainer.prepare.batch_work import BatchWork
+from finetune_trainer.prepare.pace import Note, Pace
+from finetune_trainer.prepare.pipeline import Pipeline, Split
 from finetune_trainer.prepare.templates import choose_template
 from finetune_trainer.rank.reporting import Report
 
-_BATCH = 1_000
-"""Rows rendered and tokenised at once: enough for the tokenizer's threads, few enough to report in between."""
 
-
-def run(job: JobFile, storage: Storage, scratch: Path, report: Report) -> PreparedResult:
+def run(
+    job: JobFile, storage: Storage, scratch: Path, report: Report, note: Note = lambda progress: None
+) -> PreparedResult:
     """Prepares the rows of a job and stores them at `layout.prepared_uri`.
 
     Args:
         scratch: our own folder, for downloads and results.
+        note: is told every few seconds how far it is.
 
     Returns:
         Where the rows are, and how many.
@@ -50,7 +48,7 @@ def run(job: JobFile, storage: Storage, scratch: Path, report: Report) -> Prepar
     objective = objective_for(job.spec.stage)
     tokenizer, parameters = _check_model(job, storage, scratch, report)
     chat = Chat(tokenizer, choose_template(tokenizer, job.spec.dataset.template))
-    files = dataset.fetch(job.spec.dataset, storage, scratch / "data")
+    files = dataset.fetch(job.spec.dataset, storage, scratch / "data", report)
     made_from = inputs.describe(job, objective, files, chat)
     digest = inputs.digest(made_from)
     uri = layout.prepared_uri(job.spec.output.uri, digest)
@@ -58,9 +56,7 @@ def run(job: JobFile, storage: Storage, scratch: Path, report: Report) -> Prepar
         report(f"reusing prepared rows made from the same inputs: {uri}")
         return _result(uri, digest, manifest.metrics, parameters, reused=True)
 
-    prepared = _prepare(job, objective, files, chat, made_from, report)
-    counts = prepared.stats["counts"]
-    store.write(prepared, scratch / "prepared")
+    counts = _prepare(job, objective, files, chat, made_from, scratch, report, note)
     manifests.commit(
         storage,
         scratch / "prepared",
@@ -109,46 +105,57 @@ def _prepare(
     files: dataset.DatasetFiles,
     chat: Chat,
     made_from: dict[str, Any],
+    scratch: Path,
     report: Report,
-) -> store.PreparedRows:
-    rows = dataset.read(files, job.spec.dataset, job.spec.training.seed, report)
-    renderer = objective.renderer(chat, job.spec.dataset)
-    limit = LengthLimit(job.spec.training.max_length, truncate=job.spec.training.truncate, objective=objective)
-    remarks, expansion = Remarks(), Expansion()
-    sides: list[list[TokenRow]] = []
-    for conversations, side in ((rows.train, "training"), (rows.held_out, "held-out")):
-        sides.append([])
-        rendered_rows = _render(renderer, conversations, side, report)
-        for conversation, rendered in zip(conversations, rendered_rows, strict=True):
-            remarks.add(rendered.remarks)
-            expansion.add(rendered)
-            sides[-1] += limit.apply(conversation, rendered.rows)
-    train, held_out = sides
-    limit.check()
-    expansion.check()
-    counts = _counts(objective, train, held_out, limit, expansion)
-    remarks.report(report)
-    overlap = splitting.overlap(rows.train, rows.held_out)
-    _report_counts(counts, overlap, report)
-    expansion.report(report)
+    note: Note,
+) -> dict[str, int]:
+    """Writes the prepared rows to `scratch / "prepared"`; returns their counts."""
+    folder, pipeline = scratch / "prepared", _pipeline(job, objective, files, chat, scratch, report, note)
+    folder.mkdir(parents=True, exist_ok=True)
+    with pipeline.split(files) as split:
+        findings = split.findings
+        findings.limit.check()
+        findings.expansion.check()
+        counts = _counts(split)
+        findings.remarks.report(report)
+        overlap = splitting.overlap(split.train.keys, split.held_out.keys)
+        _report_counts(counts, overlap, report)
+        findings.expansion.report(report)
+        split.train.write(folder / store.TRAIN)
+        split.held_out.write(folder / store.EVALUATION)
+        held_out = pipeline.held_out_conversations(split)
+        store.write_questions((_question(chat, row) for row in held_out), folder)
     stats = {
         "counts": counts,
         "overlap": overlap,
         "inputs": made_from,
-        "remarks": remarks.as_dict(),
-        "endOfTurn": chat.end_of_turn(rows.first),
+        "remarks": findings.remarks.as_dict(),
+        "endOfTurn": chat.end_of_turn(split.first),
     }
-    questions = [_question(chat, row) for row in rows.held_out]
-    return store.PreparedRows(train, held_out, questions, chat.template, stats)
+    store.write_description(chat.template, stats, folder)
+    return counts
 
 
-def _render(renderer: Renderer, rows: Sequence[Conversation], what: str, report: Report) -> Iterator[Rendered]:
-    last = time.monotonic()
-    for start in range(0, len(rows), _BATCH):
-        yield from renderer.render(rows[start : start + _BATCH])
-        if time.monotonic() - last > 5:
-            last = time.monotonic()
-            report(f"tokenised {min(start + _BATCH, len(rows)):,} of {len(rows):,} {what} rows")
+def _pipeline(
+    job: JobFile,
+    objective: Objective,
+    files: dataset.DatasetFiles,
+    chat: Chat,
+    scratch: Path,
+    report: Report,
+    note: Note,
+) -> Pipeline:
+    data, training = job.spec.dataset, job.spec.training
+    return Pipeline(
+        work=BatchWork(objective.renderer(chat, data), objective, training.max_length, training.truncate),
+        wanted=data.format,
+        most_rows=data.max_samples,
+        split_fraction=data.split_fraction,
+        seed=training.seed,
+        pace=Pace(files.size, data.max_samples, report, note),
+        scratch=scratch / "tokens",
+        report=report,
+    )
 
 
 def _question(chat: Chat, row: Conversation) -> store.Question:
@@ -156,23 +163,18 @@ def _question(chat: Chat, row: Conversation) -> store.Question:
     return store.Question(chat.prompt(row), question, expected=row.messages[-1].content)
 
 
-def _counts(
-    objective: Objective,
-    train: Sequence[TokenRow],
-    held_out: Sequence[TokenRow],
-    limit: LengthLimit,
-    expansion: Expansion,
-) -> dict[str, int]:
+def _counts(split: Split) -> dict[str, int]:
+    train, held_out, findings = split.train, split.held_out, split.findings
     return {
-        "trainRows": len(train),
-        "evaluationRows": len(held_out),
-        "tokens": sum(row.length for row in train),
-        "supervisedTokens": sum(objective.learned_tokens(row) for row in train),
-        "longestRow": max(row.length for row in [*train, *held_out]),
-        "truncatedRows": limit.truncated,
-        "droppedRows": limit.dropped,
-        "conversations": expansion.conversations,
-        "tokensOnce": expansion.tokens_once,
+        "trainRows": len(train.lengths),
+        "evaluationRows": len(held_out.lengths),
+        "tokens": int(train.lengths.sum()),
+        "supervisedTokens": int(train.learned.sum()),
+        "longestRow": int(max(lengths.max(initial=0) for lengths in (train.lengths, held_out.lengths))),
+        "truncatedRows": findings.limit.truncated,
+        "droppedRows": findings.limit.dropped,
+        "conversations": findings.expansion.conversations,
+        "tokensOnce": findings.expansion.tokens_once,
     }
 
 

@@ -1,31 +1,46 @@
-"""Which training rows are held out."""
+"""Which conversations are held out. Decided on 32 bytes of each, whatever their length."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from finetune_trainer.objectives.conversations import Conversation
 
+Keys = np.ndarray[Any, np.dtype[np.uint8]]
+"""What conversations say, [conversations, 32]."""
+Choice = np.ndarray[Any, np.dtype[np.bool_]]
+"""True on what is held out."""
 
-def choose_held_out(conversations: Sequence[Conversation], fraction: float, seed: int) -> set[int]:
-    """Positions of the held-out rows: `fraction` of them, at least one, but always one row left to train on.
 
-    Rows are ranked by a hash of seed and content, so that the choice does not depend on the order of the files, and
+def content_key(conversation: Conversation) -> bytes:
+    """Equal for rows that say the same; 32 bytes."""
+    return hashlib.sha256(conversation.key().encode("utf-8", "surrogatepass")).digest()
+
+
+def choose_held_out(keys: Keys, fraction: float, seed: int) -> Choice:
+    """`fraction` of the conversations, at least one, but always one left to train on. [conversations]
+
+    They are ranked by a hash of seed and content, so that the choice does not depend on the order of the files, and
     appending a row moves few others.
     """
-    count = min(max(1, round(len(conversations) * fraction)), len(conversations) - 1) if fraction > 0 else 0
-    ranked = sorted(range(len(conversations)), key=lambda index: (_rank(conversations[index], seed), index))
-    return set(ranked[:count])
+    count = min(max(1, round(len(keys) * fraction)), len(keys) - 1) if fraction > 0 else 0
+    chosen = np.zeros(len(keys), np.bool_)
+    chosen[_order(keys, seed)[:count]] = True
+    return chosen
 
 
-def overlap(train: Iterable[Conversation], held_out: Iterable[Conversation]) -> int:
-    """How many different rows are on both sides."""
-    return len({_content_key(row) for row in train} & {_content_key(row) for row in held_out})
+def overlap(train: Keys, held_out: Keys) -> int:
+    """How many different conversations are on both sides."""
+    return len(np.intersect1d(_as_strings(train), _as_strings(held_out)))
 
 
-def _content_key(conversation: Conversation) -> str:
-    """Equal for rows that say the same."""
-    return hashlib.sha256(conversation.key().encode("utf-8", "surrogatepass")).hexdigest()
+def _as_strings(keys: Keys) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(keys).view("S32").ravel()
 
 
-def _rank(conversation: Conversation, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{_content_key(conversation)}".encode()).hexdigest()
+def _order(keys: Keys, seed: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Positions by rank, equal ones as they come."""
+    ranks = b"".join(hashlib.sha256(f"{seed}:{key.tobytes().hex()}".encode()).digest() for key in keys)
+    words = np.frombuffer(ranks, ">u8").reshape(-1, 4)
+    return np.lexsort(words.T[::-1])

@@ -2,25 +2,26 @@
 
 train.safetensors        ids int32 [tokens], supervised uint8 [tokens], offsets int64 [rows + 1]
 evaluation.safetensors   the same for the held-out rows
-questions.jsonl          the held-out rows as text: prompt (rendered), question, expected
+questions.jsonl          the held-out conversations as text: prompt (rendered), question, expected
 template.jinja           the chat template used; serving must use the same
 stats.json               counts, and everything the digest covers
+
+Rows are read from the disk when they are needed: nobody holds them all.
 """
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
-
-from finetune_trainer.objectives.objective import TokenRow
+from finetune_trainer.prepare.token_files import StoredRows
 
 FORMAT_VERSION = 2
 """Incremented when the same inputs would be prepared differently: part of the digest."""
+
+TRAIN, EVALUATION = "train.safetensors", "evaluation.safetensors"
 
 
 @dataclass(frozen=True)
@@ -33,44 +34,55 @@ class Question:
     expected: str
 
 
+class Questions(Sequence[Question]):
+    """Of a file; read when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[Question]:
+        with self._path.open(encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                yield Question(**json.loads(line))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @overload
+    def __getitem__(self, index: int) -> Question: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Question]: ...
+    def __getitem__(self, index: int | slice) -> Question | list[Question]:
+        if isinstance(index, slice):
+            return list(itertools.islice(self, *index.indices(len(self))))
+        return list(self)[index]
+
+
 @dataclass(frozen=True)
 class PreparedRows:
-    train: list[TokenRow]
-    evaluation: list[TokenRow]
-    questions: list[Question]
+    train: StoredRows
+    evaluation: StoredRows
+    questions: Questions
     template: str
     stats: dict[str, Any]
 
 
-def write(prepared: PreparedRows, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_rows(prepared.train, folder / "train.safetensors")
-    _write_rows(prepared.evaluation, folder / "evaluation.safetensors")
-    lines = [json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in prepared.questions]
-    (folder / "questions.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "template.jinja").write_text(prepared.template, encoding="utf-8")
-    (folder / "stats.json").write_text(json.dumps(prepared.stats, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+def write_questions(questions: Iterable[Question], folder: Path) -> None:
+    with (folder / "questions.jsonl").open("w", encoding="utf-8") as file:
+        for question in questions:
+            file.write(json.dumps(asdict(question), ensure_ascii=False) + "\n")
+
+
+def write_description(template: str, stats: dict[str, Any], folder: Path) -> None:
+    (folder / "template.jinja").write_text(template, encoding="utf-8")
+    (folder / "stats.json").write_text(json.dumps(stats, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> PreparedRows:
-    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").split("\n")
     return PreparedRows(
-        train=_read_rows(folder / "train.safetensors"),
-        evaluation=_read_rows(folder / "evaluation.safetensors"),
-        questions=[Question(**json.loads(line)) for line in lines if line],
+        train=StoredRows.open(folder / TRAIN),
+        evaluation=StoredRows.open(folder / EVALUATION),
+        questions=Questions(folder / "questions.jsonl"),
         template=(folder / "template.jinja").read_text(encoding="utf-8"),
         stats=json.loads((folder / "stats.json").read_text(encoding="utf-8")),
     )
-
-
-def _write_rows(rows: Sequence[TokenRow], path: Path) -> None:
-    offsets = np.cumsum([0, *(row.length for row in rows)], dtype=np.int64)
-    ids = np.concatenate([row.ids for row in rows]) if rows else np.zeros(0, np.int32)
-    supervised = np.concatenate([row.supervised for row in rows]) if rows else np.zeros(0, np.bool_)
-    save_file({"ids": ids.astype(np.int32), "supervised": supervised.astype(np.uint8), "offsets": offsets}, path)
-
-
-def _read_rows(path: Path) -> list[TokenRow]:
-    arrays = load_file(path)
-    ids, supervised, offsets = arrays["ids"], arrays["supervised"].astype(np.bool_), arrays["offsets"]
-    return [TokenRow(ids[start:end], supervised[start:end]) for start, end in itertools.pairwise(offsets)]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from finetune_trainer.objectives.objective import TokenRow
+from finetune_trainer.prepare.token_files import StoredRows
 
 FILLER = -1
 """Index of a row without labels: for a rank that has no row left in the last step of an epoch."""
@@ -103,9 +104,9 @@ class StepSampler:
 class RowSet(torch.utils.data.Dataset[TokenRow]):
     """Token rows by index; FILLER is one token that nothing is learned from."""
 
-    def __init__(self, rows: Sequence[TokenRow]) -> None:
+    def __init__(self, rows: StoredRows) -> None:
         self._rows = rows
-        self.lengths = [row.length for row in rows]
+        self.lengths: Sequence[int] = rows.lengths.tolist()
 
     def __len__(self) -> int:
         return len(self._rows)

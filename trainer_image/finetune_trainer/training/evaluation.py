@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from finetune_contract.termination import EvaluationResult, SampleAnswer
-from finetune_trainer.objectives.objective import BatchLoss, Objective, TokenRow
+from finetune_trainer.objectives.objective import BatchLoss, Objective
 from finetune_trainer.prepare.store import Question
+from finetune_trainer.prepare.token_files import StoredRows
 from finetune_trainer.rank.device import Process
 from finetune_trainer.training import answers
 from finetune_trainer.training.batches import FILLER, RowSet
@@ -53,7 +55,7 @@ class Evaluator:
         answers_on_all_ranks: ZeRO-3 needs every rank in every forward pass; otherwise only rank 0 answers.
     """
 
-    rows: Sequence[TokenRow]
+    rows: StoredRows
     questions: Sequence[Question]
     objective: Objective
     loss: BatchLoss
@@ -85,7 +87,7 @@ class Evaluator:
 
     def _batches(self) -> Iterator[list[int]]:
         """This rank's batches; the same number on every rank. Rows of similar length share a batch."""
-        order = sorted(range(len(self.rows)), key=lambda index: self.rows[index].length)
+        order = np.argsort(self.rows.lengths, kind="stable").tolist()
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         rounds = -(-len(batches) // self.process.world_size)
         for index in range(rounds):

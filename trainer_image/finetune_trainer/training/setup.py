@@ -47,7 +47,7 @@ def set_up(job: JobFile, storage: Storage, scratch: Path) -> Setup:
     objective = objective_for(job.spec.stage)
     device = detect(job.world, process)
     prepared = _fetch_prepared(job, storage, scratch)
-    longest = max(row.length for row in prepared.train)
+    longest = int(prepared.train.lengths.max())
     settings = resolve(job, device, rows=len(prepared.train), longest_row=longest)
     for line in describe(job, settings, device):
         report(line)
