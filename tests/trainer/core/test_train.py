@@ -114,6 +114,7 @@ def test_nothing_in_the_result_points_into_the_pod(bench: Bench) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "chat_template.jinja",
+        "generation_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "training.json",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import EvaluationResult
 from finetune_trainer.artifacts.card import write_card
+from finetune_trainer.model.tokenizer import note_options
 from finetune_trainer.training.measurements import provenance
 from finetune_trainer.training.setup import Setup
 
@@ -19,7 +20,8 @@ Kind = Literal["adapter", "model"]
 @dataclass(frozen=True)
 class TrainResult:
     directory: Path
-    """Local: weights, tokenizer, chat template, README.md, training.json. Complete on rank 0 only."""
+    """Local: weights, tokenizer, chat template, generation_config.json, README.md with loss.svg, training.json.
+    Complete on rank 0 only."""
     kind: Kind
     evaluation: EvaluationResult | None
     """None without held-out rows."""
@@ -37,6 +39,8 @@ def save(setup: Setup, trainer: Any, evaluation: EvaluationResult | None, metric
     trainer.save_model(str(result.directory))
     if setup.process.is_first:
         _remove_training_state(result.directory)
+        trainer.model.generation_config.save_pretrained(result.directory)  # peft saves an adapter without it
+        note_options(trainer.processing_class, result.directory)
         _name_base_model(result.directory, kind, setup.job)
         _describe(result, setup)
     return result
