@@ -13,6 +13,7 @@ from dev.kit import entrypoint
 from dev.localcluster.errors import CurableError
 from dev.recording import card, loss, terminal
 from dev.recording import cast as casts
+from finetune_trainer.artifacts import loss_curve
 
 LARGEST_BYTES = 150_000
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -32,7 +33,7 @@ def loss_svg(
     metrics: Source, svg: Target, title: Annotated[str, typer.Option()] = "quickstart: loss of each step"
 ) -> None:
     """The loss curve out of a training.json or manifest.json, as an SVG."""
-    _write(svg, loss.render(loss.history(metrics), title=title))
+    _write(svg, loss_curve.render(loss.history(metrics), title=title))
 
 
 @app.command("card")

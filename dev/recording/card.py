@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-SECTIONS = ("Result", "Held-out rows")
+SECTIONS = ("How to use it", "Results", "Sample answers")
 SAMPLES = 2
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from dev.demo import recorder
 from dev.recording import card, cast, loss, terminal
 from dev.recording.__main__ import app
+from finetune_trainer.artifacts import loss_curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -145,60 +146,59 @@ def metrics(file: Path) -> Path:
 def test_the_loss_curve_names_its_axes_and_is_the_same_each_time(tmp_path: Path) -> None:
     points = loss.history(metrics(tmp_path / "manifest.json"))
     assert points[0] == (1, 3.0)
-    svg = loss.render(points, title="quickstart")
+    svg = loss_curve.render(points, title="quickstart")
     assert {"quickstart", "step", "training loss (nats per token)"} <= set(texts(svg))
-    assert svg == loss.render(points, title="quickstart")
+    assert svg == loss_curve.render(points, title="quickstart")
     assert len(svg.encode()) < 150_000
 
 
 CARD = """---
-base_model: "smol"
+base_model: smol/smol
 ---
 
-# quickstart, run 1
+# quickstart
 
-A lora adapter of `smol`.
+A LoRA adapter for smol.
 
-## Result
-
-| | |
-|---|---|
-| steps | 32 |
-
-## Held-out rows
-
-Loss on 32 rows: 2.5 before, 1.2 after (nats a token).
-
-**one?**
-
-- after: yes
-
-**two?**
-
-- after: yes
-
-**three?**
-
-- after: yes
-
-## Settings
+## Results
 
 | | |
 |---|---|
-| seed | 7 (given) |
+| Steps | 32 |
+
+## Sample answers
+
+Held-out questions, answered by greedy decoding.
+
+**Question:** one?
+
+- *After:* yes
+
+**Question:** two?
+
+- *After:* yes
+
+**Question:** three?
+
+- *After:* yes
+
+## Training
+
+| | |
+|---|---|
+| seed | 7 |
 
 ## Provenance
 
-{}
 """
 
 
 def test_a_sample_of_the_card_has_its_result_and_two_answers() -> None:
     sample = card.sample(CARD)
     assert "base_model" in sample
-    assert "| steps | 32 |" in sample
-    assert "**two?**" in sample
-    assert not {"**three?**", "## Settings", "## Provenance"} & set(sample.splitlines())
+    assert "| Steps | 32 |" in sample
+    assert "**Question:** two?" in sample
+    assert not {"**Question:** three?", "## Training", "## Provenance"} & set(sample.splitlines())
 
 
 # --- the command -------------------------------------------------------------------------------------------------

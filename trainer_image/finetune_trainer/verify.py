@@ -15,7 +15,7 @@ from finetune_contract.termination import ArtifactResult, TerminationRecord
 from finetune_trainer.artifacts import manifests
 from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.model import source
+from finetune_trainer.model import generation, source
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation, Message
 from finetune_trainer.pod import outcome
@@ -74,10 +74,10 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
     files = source.fetch(model, storage, folder / "base")
     saved = source.ModelFiles(folder / "result", None, trust_remote_code=False)
     tokenizer = load_tokenizer(saved)
-    ask = _asker(tokenizer, questions)
     # On a CPU that does not compute in bf16, bf16 takes ten times as long as fp32.
     dtype = torch.bfloat16 if device.cpu().computes_bf16 else torch.float32
     base = load_weights(files, dtype).eval()
+    ask = _asker(base, tokenizer, files, saved, questions)
     if manifest.kind == "adapter":
         from peft import PeftModel
 
@@ -90,14 +90,20 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
     return [Answer(*three) for three in zip(questions, before, ask(trained), strict=True)]
 
 
-def _asker(tokenizer: Any, questions: Sequence[str]) -> Callable[[Any], tuple[str, ...]]:
-    """Asks a model the questions, rendered with the template that the result was trained with."""
+def _asker(
+    base: Any, tokenizer: Any, files: source.ModelFiles, saved: source.ModelFiles, questions: Sequence[str]
+) -> Callable[[Any], tuple[str, ...]]:
+    """Asks a model the questions, rendered with the template that the result was trained with. Base and result
+    end where the published generation_config says; one of 0.1.0 has none: there, where the template ends a turn."""
     chat = Chat(tokenizer, tokenizer.chat_template)
     turns = [Conversation(_FIELD, 1, (Message("user", text), Message("assistant", "x"))) for text in questions]
-    prompts, end_of_turn = [chat.prompt(turn) for turn in turns], chat.end_of_turn(turns[0])
-    return lambda model: answers.greedy(
-        model, tokenizer, prompts, end_of_turn=end_of_turn, max_new_tokens=_MAX_NEW_TOKENS
-    )
+    prompts = [chat.prompt(turn) for turn in turns]
+    published = generation.of_base(saved).config
+    if published.eos_token_id is None:
+        generation.settle(base, files, tokenizer, chat.end_of_turn(turns[0]))
+    else:
+        base.generation_config = published
+    return lambda model: answers.greedy(model, tokenizer, prompts, max_new_tokens=_MAX_NEW_TOKENS)
 
 
 # --- output ----------------------------------------------------------------------------------------------------

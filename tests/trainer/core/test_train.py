@@ -114,6 +114,8 @@ def test_nothing_in_the_result_points_into_the_pod(bench: Bench) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "chat_template.jinja",
+        "generation_config.json",
+        "loss.svg",
         "tokenizer.json",
         "tokenizer_config.json",
         "training.json",
@@ -212,10 +214,14 @@ def test_the_model_card_shows_the_numbers(bench: Bench) -> None:
     result = bench.train(bench.job(spec))
     card = (result.directory / "README.md").read_text()
     evaluation = _evaluation(result)
-    assert card.startswith(f'---\nbase_model: "file://{bench.model}"\nlibrary_name: peft\n')
-    assert f"Loss on 2 rows: {evaluation.loss_before:.4f} before, {evaluation.loss_after:.4f} after" in card
-    assert "| trainedParameters | 4,096 |" in card
-    assert "| precision | fp32 (job) |" in card
+    assert f"| before training | {evaluation.loss_before:.4f} |" in card
+    assert f"| after training | {evaluation.loss_after:.4f} |" in card
+    assert "| Trained parameters | 4,096 of 35,616 (12 %) |" in card
+    assert {"| r | `4` |", "| target_modules | `all-linear` |", "| dtype | `float32` |"} <= set(card.splitlines())
+    assert card.count("**Question:**") == 1
+    assert (result.directory / "loss.svg").stat().st_size > 1000
+    assert "maskHistory" in result.provenance["data"]["options"]
+    assert not [name for name in result.provenance["data"]["options"] if "_" in name]
     assert result.provenance["data"]["train"][0] in card
 
 

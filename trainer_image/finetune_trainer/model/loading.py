@@ -5,6 +5,7 @@ from typing import Any
 
 from finetune_contract.jobspec import Quantization
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.model import generation
 from finetune_trainer.model.gguf_parsing import parsed_once
 from finetune_trainer.model.source import FIELD, ModelFiles
 from finetune_trainer.rank.device import Device, Process
@@ -67,6 +68,8 @@ def load_weights(files: ModelFiles, dtype: Any, **arguments: Any) -> Any:
 
     if files.gguf:
         arguments["quantization_config"] = _plain_gguf()
+    else:  # transformers would read the file itself, and fail on what it does not accept
+        arguments["generation_config"] = generation.of_base(files).config
     with parsed_once(files):
         model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype=dtype, **arguments)
     if files.gguf:

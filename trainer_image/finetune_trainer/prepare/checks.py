@@ -1,10 +1,12 @@
 """Checks model and method before a GPU is requested: the model is built without memory and inspected."""
 
 import difflib
+from pathlib import Path
 from typing import Any
 
 from finetune_contract.jobspec import JobFile
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.model import generation
 from finetune_trainer.model.source import FIELD, ModelFiles
 
 
@@ -61,6 +63,20 @@ def check_method(job: JobFile, model: Any) -> None:
     if job.spec.training.precision == "fp16" and job.world.gpus_per_node == 0:
         message = "fp16 does not train on a CPU; use auto, bf16 or fp32"
         raise ConfigurationError(message, field="spec.training.precision")
+
+
+def check_savable(model: Any, tokenizer: Any, files: ModelFiles, source: str, folder: Path) -> tuple[str, ...]:
+    """How the saved generation_config differs from the model's own; one sentence each.
+
+    Args:
+        folder: our own, to save into.
+
+    Raises:
+        ConfigurationError: no checkpoint of this model could be saved.
+    """
+    changes = generation.settle(model, files, tokenizer, tokenizer.eos_token_id)
+    generation.check_savable(model, source, folder)
+    return changes
 
 
 def _adaptable_modules(model: Any) -> list[str]:

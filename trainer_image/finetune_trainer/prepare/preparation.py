@@ -80,6 +80,8 @@ def _check_model(job: JobFile, storage: Storage, scratch: Path, report: Report) 
         model = checks.build_on_meta_device(files, job.spec.model.source)
         tokenizer = checks.load_tokenizer(files, job.spec.model.source)
     checks.check_method(job, model)
+    for change in checks.check_savable(model, tokenizer, files, job.spec.model.source, scratch / "saved"):
+        report(f"generation_config of the result: {change}")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     report(f"model: {type(model).__name__}, {parameters:,} parameters")
     return tokenizer, parameters

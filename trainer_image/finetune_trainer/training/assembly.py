@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.model import source
+from finetune_trainer.model import generation, source
 from finetune_trainer.model.gguf_parsing import parsed_once
 from finetune_trainer.model.loading import load_model, load_tokenizer
 from finetune_trainer.model.method import Trainable, apply_method
 from finetune_trainer.model.optimizer import AdamWithMasters
+from finetune_trainer.model.tokenizer import settle as settle_tokenizer
 from finetune_trainer.objectives.objective import BatchLoss
 from finetune_trainer.rank.per_node import once_per_node
 from finetune_trainer.training.batches import BatchShape, RowSet
@@ -35,10 +36,19 @@ def load(setup: Setup) -> Loaded:
     with parsed_once(files):
         tokenizer = load_tokenizer(files)
         model = load_model(files, setup.settings, setup.device, setup.process, spec.method.quantization, setup.scratch)
-    tokenizer.chat_template = setup.prepared.template
+    _settle(setup, files, tokenizer, model)
     model, trainable = apply_method(model, setup.job, setup.settings)
     setup.report(f"training {trainable}")
     return Loaded(model, tokenizer, trainable)
+
+
+def _settle(setup: Setup, files: source.ModelFiles, tokenizer: Any, model: Any) -> None:
+    """What is saved beside the weights, in each checkpoint and in the result; the sample answers follow it too."""
+    prepared = setup.prepared
+    end_of_turn = prepared.stats["endOfTurn"]
+    generation.settle(model, files, tokenizer, end_of_turn)
+    first_token = int(prepared.train[0].ids[0])
+    settle_tokenizer(tokenizer, prepared.template, end_of_turn=end_of_turn, first_token=first_token)
 
 
 def _fetch_model(setup: Setup) -> Path:
@@ -76,6 +86,5 @@ def make_evaluator(setup: Setup, loaded: Loaded, arguments: Any, loss: BatchLoss
         device=arguments.device,
         batch_size=spec.training.per_device_batch_size,
         max_new_tokens=spec.evaluation.max_new_tokens,
-        end_of_turn=prepared.stats["endOfTurn"],
         answers_on_all_ranks=setup.settings.zero_stage == 3,
     )

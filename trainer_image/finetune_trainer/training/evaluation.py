@@ -51,7 +51,6 @@ class Evaluator:
         questions: those to answer.
         loss: of the model to score.
         batch_size: rows per process and forward pass.
-        end_of_turn: token that ends an answer.
         answers_on_all_ranks: ZeRO-3 needs every rank in every forward pass; otherwise only rank 0 answers.
     """
 
@@ -64,7 +63,6 @@ class Evaluator:
     device: Any
     batch_size: int
     max_new_tokens: int
-    end_of_turn: int
     answers_on_all_ranks: bool = False
 
     def score(self, model: Any) -> Score:
@@ -101,7 +99,6 @@ class Evaluator:
             getattr(model, "module", model),  # inside DDP or DeepSpeed's engine
             self.tokenizer,
             [question.prompt for question in self.questions],
-            end_of_turn=self.end_of_turn,
             max_new_tokens=self.max_new_tokens,
             synced_gpus=self.answers_on_all_ranks and self.process.world_size > 1,
         )

@@ -3,6 +3,8 @@
 import importlib.metadata
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from finetune_trainer.model.method import Trainable
 from finetune_trainer.rank.device import peak_memory_bytes
 from finetune_trainer.training.setup import Setup
@@ -35,7 +37,7 @@ def provenance(setup: Setup) -> dict[str, Any]:
     model, identity = job.spec.model, job.identity
     return {
         "model": model.model_dump(by_alias=True, exclude_none=True),
-        "data": setup.prepared.stats["inputs"],
+        "data": _in_camel_case(setup.prepared.stats["inputs"]),
         "prepared": job.prepared and job.prepared.digest,
         "configHash": identity.config_hash,
         "image": identity.image,
@@ -43,3 +45,9 @@ def provenance(setup: Setup) -> dict[str, Any]:
         "device": setup.device.name,
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
+
+
+def _in_camel_case(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The options of a preparation under names of one kind. Its digest covers them as the objective names them, so they
+    are stored like that."""
+    return {**inputs, "options": {to_camel(name): value for name, value in inputs.get("options", {}).items()}}
