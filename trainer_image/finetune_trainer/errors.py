@@ -7,6 +7,7 @@ field, or file and row, and the cure.
 from typing import ClassVar
 
 from finetune_contract.exitcodes import ExitCode
+from finetune_contract.termination import STOPPED_WITHOUT_SAVE
 
 
 class TrainerError(Exception):
@@ -87,6 +88,13 @@ class Superseded(Transient):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="Superseded")
+
+
+class StoppedWithoutSave(Transient):
+    """Stopped on request, and steps that were done are in no verified checkpoint: the next attempt does them again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason=STOPPED_WITHOUT_SAVE)
 
 
 class StoppedAfterSave(TrainerError):

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from finetune_trainer.rank import heartbeat
+
 
 def greedy(
     model: Any,
@@ -37,7 +39,14 @@ def greedy(
         input_ids=encoded["input_ids"],
         attention_mask=encoded["attention_mask"],
         generation_config=config,
+        logits_processor=[_beat],
         synced_gpus=synced_gpus,
     )
     new = generated[:, encoded["input_ids"].shape[1] :]
     return tuple(text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True))
+
+
+def _beat(ids: Any, scores: Any) -> Any:
+    """A token is a sign of life."""
+    heartbeat.beat()
+    return scores
