@@ -30,3 +30,8 @@ class ProgressRecord(BaseModel):
     lost_steps: int | None = None
     """Steps that are done once more: this start resumed from a checkpoint older than `Attempt.not_older_than_step`,
     because the newer one is gone or damaged."""
+    unsaved_steps: int | None = None
+    """Steps since the newest verified checkpoint, of a start that ended before they were saved: the next attempt does
+    them again."""
+    waiting: str | None = None
+    """What the start waits for with work to do, in a sentence: the storage, say. None while it works."""

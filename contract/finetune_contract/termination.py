@@ -11,6 +11,8 @@ from finetune_contract.progress import ProgressRecord
 MAX_BYTES = 4096
 INVALID_JOB_FILE = "InvalidJobFile"
 """Reason, with code 2, of a trainer that does not know the job file: its image is older than the operator."""
+STOPPED_WITHOUT_SAVE = "StoppedWithoutSave"
+"""Reason, with code 75: stopped on request before what was done could be saved."""
 _MAX_MESSAGE = 1200
 _MAX_ANSWER = 240
 

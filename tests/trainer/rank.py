@@ -1,10 +1,12 @@
 """One rank of a training of several: `python -m tests.trainer.rank '{"root": …, "scratch": …}'`."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from finetune_contract.jobspec import JobFile
+from finetune_trainer.rank.collectives import part
 from finetune_trainer.rank.device import Process
 from finetune_trainer.training import train
 from tests.trainer.folders import FolderStorage
@@ -23,6 +25,9 @@ def main(order: dict[str, str]) -> None:
             "directory": str(result.directory),
         }
         (scratch / "report.json").write_text(json.dumps(report))
+    part()
+    sys.stdout.flush()
+    os._exit(0)  # as the command does: nothing that a library does at an interpreter's end decides
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from finetune_contract.manifest import MANIFEST_NAME
 from finetune_trainer.artifacts import restoring
-from finetune_trainer.artifacts.checkpoints import list_checkpoints
+from finetune_trainer.artifacts.checkpoints import Owner, list_checkpoints
 from finetune_trainer.artifacts.fence import Fence
 from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.artifacts.uploads import Uploads
-from finetune_trainer.errors import NoValidCheckpoint, Superseded, Transient
+from finetune_trainer.errors import NoValidCheckpoint, Superseded
 from finetune_trainer.rank.collectives import Nodes, Ranks
 from tests.trainer.conftest import S3
 from tests.trainer.starts import Runner
@@ -51,7 +52,8 @@ class Bench:
         folder = self.disk / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         for name in FILES:
-            (folder / name).write_bytes(f"{name} of step {step}".encode())
+            said = f"{name} of step {step}"
+            torch.save({"said": said}, folder / name) if ".pt" in name else (folder / name).write_text(said)
         return folder
 
     def save(self, step: int) -> None:
@@ -59,7 +61,7 @@ class Bench:
         self.uploads.wait()
 
     def restore(self, into: Path) -> restoring.RestoredCheckpoint | None:
-        return restoring.restore(self.storage, self.uri, into, self.lines.append)
+        return restoring.restore(self.storage, self.uri, into, self.lines.append, Owner("u", 1))
 
     def damage(self, step: int, name: str, how: Damage) -> None:
         place = next(item.uri for item in list_checkpoints(self.storage, self.uri) if item.step == step)
@@ -88,7 +90,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(bench: Bench, tmp_path: P
     restored = bench.restore(tmp_path / "in")
     assert restored is not None
     assert restored.step == 3
-    assert (restored.folder / "optimizer.pt").read_bytes() == b"optimizer.pt of step 3"
+    assert torch.load(restored.folder / "optimizer.pt") == {"said": "optimizer.pt of step 3"}
     said = [line for line in bench.lines if "step 6" in line and "skipped" in line]
     assert len(said) == 1
     assert name in said[0]
@@ -147,7 +149,7 @@ def test_a_checkpoint_that_a_restore_found_damaged_does_not_count_as_kept(bench:
     bench.damage(6, "optimizer.pt", DAMAGE["one bit flipped"])  # sizes are right: only a download shows it
     restored = bench.restore(tmp_path / "in")
     assert restored is not None
-    bench.uploads.mark_damaged(restored.damaged_uris)
+    bench.uploads.resume(restored.step, restored.damaged_uris)
     bench.save(9)
     assert bench.steps() == [9, 6, 3]
 
@@ -192,13 +194,15 @@ def test_training_continues_while_one_upload_is_running(bench: Bench, monkeypatc
     assert bench.verified == [3, 6]
 
 
-def test_a_failed_upload_fails_the_training_not_its_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise Transient("storage is away")
+def test_an_error_that_nobody_foresaw_fails_the_training_not_its_thread(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("a bug")
 
-    monkeypatch.setattr(bench.storage, "put_file", refuse)
+    monkeypatch.setattr(bench.storage, "put_file", fail)
     bench.uploads.begin(bench.write(3), 3)
-    with pytest.raises(Transient, match="away"):
+    with pytest.raises(RuntimeError, match="a bug"):
         bench.uploads.wait()
     assert bench.verified == []
 

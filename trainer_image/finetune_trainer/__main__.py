@@ -92,6 +92,7 @@ def rank(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path(na
         _end_on_sigterm(
             "training had not begun"
         )  # until the rank's own handler is installed: importing torch takes seconds
+        outcome.watch_rank()
         parsed = _read_job(job)
         libraries.set_up_training(parsed)
         libraries.leave_out_unused(parsed)

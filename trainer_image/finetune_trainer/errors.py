@@ -8,6 +8,7 @@ import copyreg
 from typing import Any, ClassVar
 
 from finetune_contract.exitcodes import ExitCode
+from finetune_contract.termination import STOPPED_WITHOUT_SAVE
 
 
 class TrainerError(Exception):
@@ -92,6 +93,13 @@ class Superseded(Transient):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="Superseded")
+
+
+class StoppedWithoutSave(Transient):
+    """Stopped on request, and steps that were done are in no verified checkpoint: the next attempt does them again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason=STOPPED_WITHOUT_SAVE)
 
 
 class StoppedAfterSave(TrainerError):

@@ -16,17 +16,22 @@ from finetune_contract.manifest import Manifest
 from finetune_contract.progress import Activity
 from finetune_contract.termination import ArtifactResult, EvaluationResult, TerminationRecord
 from finetune_trainer.artifacts import publish, restoring
+from finetune_trainer.artifacts.checkpoints import Owner
 from finetune_trainer.artifacts.fence import Fence
+from finetune_trainer.artifacts.patience import Patience, until_stored
+from finetune_trainer.artifacts.saving import CheckpointCallback
 from finetune_trainer.artifacts.storage import Storage
-from finetune_trainer.artifacts.uploads import CheckpointCallback, Uploads
-from finetune_trainer.errors import StoppedAfterSave
+from finetune_trainer.artifacts.uploads import Uploads
+from finetune_trainer.errors import StoppedAfterSave, StoppedWithoutSave, Superseded, TrainerError
 from finetune_trainer.pod import outcome
 from finetune_trainer.pod.endpoint import Endpoint
+from finetune_trainer.pod.liveness import LivenessCallback
 from finetune_trainer.pod.metrics import Metrics
 from finetune_trainer.pod.pace import PaceCallback
 from finetune_trainer.pod.preemption import PreemptCallback, StopRequest
 from finetune_trainer.pod.record_keeper import RecordKeeper
-from finetune_trainer.rank.collectives import Nodes, Ranks
+from finetune_trainer.rank import heartbeat
+from finetune_trainer.rank.collectives import Nodes, Ranks, part
 from finetune_trainer.rank.device import Process
 from finetune_trainer.rank.reporting import from_rank_zero
 from finetune_trainer.training import train
@@ -73,13 +78,37 @@ class Start:
     def _train(self) -> TrainResult:
         try:
             result = train.run(self._job, self._storage, self._scratch, self)
-        except StoppedAfterSave:
             if self._uploads:
-                self._uploads.wait()  # StoppedAfterSave must be true even if it was raised between two saves
+                self._uploads.wait()
+            part()
+        except StoppedAfterSave as stop:
+            raise self._true_to(stop) from None
+        except BaseException:
+            if self._uploads:
+                self._uploads.finish()
+                self._keeper.update(unsaved_steps=self._uploads.unsaved_steps or None)
             raise
-        if self._uploads:
-            self._uploads.wait()
         return result
+
+    def _true_to(self, stop: StoppedAfterSave) -> TrainerError:
+        """A stop loses nothing when all steps that were done are verified, whatever the moment at which it was heard.
+        Ranks that upload nothing leave that to those that do."""
+        if self._uploads is None:
+            return stop
+        cause = ""
+        try:
+            self._uploads.wait_once()
+        except Superseded as error:
+            return error
+        except TrainerError as error:
+            cause = f": {error}"
+        lost = self._uploads.unsaved_steps
+        if not lost:
+            return stop
+        self._keeper.update(unsaved_steps=lost)
+        since, last = self._uploads.verified_step + 1, self._uploads.done_step
+        what = f"step {last} is" if lost == 1 else f"steps {since} to {last} are"
+        return StoppedWithoutSave(f"stopped on request, and {what} not saved{cause}. The next attempt does them again")
 
     def _publish(self, result: TrainResult, fence: Fence) -> TerminationRecord:
         self.enter("publishing")
@@ -90,7 +119,12 @@ class Start:
             provenance=result.provenance,
             metrics={**result.metrics, "evaluation": _document(result.evaluation)},
         )
-        artifact = publish.publish(self._storage, self._job, published, fence, self._scratch)
+        artifact = until_stored(
+            lambda: publish.publish(self._storage, self._job, published, fence, self._scratch),
+            "the result",
+            Patience(),
+            self._note_waiting,
+        )
         self.enter("done")
         return outcome.success(
             "train",
@@ -119,6 +153,7 @@ class Start:
     # --- hooks ---------------------------------------------------------------------------------------------------
 
     def enter(self, activity: Activity) -> None:
+        heartbeat.enter(activity)
         self._stop.enter(activity)
         self._keeper.update(activity=activity)
         self._metrics.enter(activity)
@@ -132,7 +167,8 @@ class Start:
         return (
             PaceCallback(self._job, self._keeper, self._metrics, prints=self._process.is_first),
             CheckpointCallback(output, self._uploads, ranks, on_saved=self._metrics.checkpoint_save_seconds.set),
-            PreemptCallback(self._stop, ranks, self._uploads.wait if self._uploads else _no_upload),
+            PreemptCallback(self._stop, ranks, self._uploads.wait_once if self._uploads else None),
+            LivenessCallback(),  # the last: by then it is known whether a step is followed by a save
         )
 
     def resume_from(self) -> Path | None:
@@ -142,7 +178,8 @@ class Start:
             return None
         uri = layout.checkpoints_uri(self._job.spec.output.uri, self._job.identity)
         into = self._scratch / "restored"
-        found = restoring.restore_on_all_ranks(self._storage, uri, into, self._ranks, self._report)
+        owner = Owner(self._job.identity.uid, self._job.identity.run)
+        found = restoring.restore_on_all_ranks(self._storage, uri, into, self._ranks, self._report, owner)
         self._note_lost_steps(found.step if found else 0)
         if found is None:
             self._report("no checkpoint of this run yet: starting at step 0")
@@ -150,7 +187,7 @@ class Start:
         self._report(f"resuming from step {found.step}: {found.uri}")
         self._keeper.update(step=found.step, checkpoint_step=found.step, checkpoint_uri=found.uri)
         if self._uploads:
-            self._uploads.mark_damaged(found.damaged_uris)
+            self._uploads.resume(found.step, found.damaged_uris)
         return found.folder
 
     def _note_lost_steps(self, resumed_from: int) -> None:
@@ -176,8 +213,15 @@ class Start:
                 "provenance": {"worldSize": job.world.size, "configHash": identity.config_hash},
             },
             on_verified=self._note_verified,
+            on_waiting=self._note_waiting,
+            is_stopped=lambda: self._stop.requested,
             report=self._report,
         )
+
+    def _note_waiting(self, what: str | None) -> None:
+        self._keeper.update(waiting=what)
+        self._report(f"waiting: {what}" if what else "the storage is back: going on")
+        self._stop.wait_for_storage(what is not None)
 
     def _note_verified(self, step: int, uri: str, seconds: float) -> None:
         self._keeper.update(checkpoint_step=step, checkpoint_uri=uri)
@@ -188,7 +232,3 @@ class Start:
 
 def _document(evaluation: EvaluationResult | None) -> dict[str, Any] | None:
     return evaluation.model_dump(by_alias=True) if evaluation else None
-
-
-def _no_upload() -> None:
-    """A rank that uploads nothing waits at the barrier instead."""

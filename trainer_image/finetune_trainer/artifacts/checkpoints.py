@@ -8,7 +8,7 @@ left over from an interrupted upload.
 import re
 from dataclasses import dataclass
 
-from finetune_contract.manifest import MANIFEST_NAME
+from finetune_contract.manifest import MANIFEST_NAME, Manifest
 from finetune_trainer.artifacts.storage import Storage
 
 _NAME = re.compile(r"step-(\d{8})\.e(\d{8})")
@@ -22,6 +22,29 @@ class StoredCheckpoint:
     token: int
     uri: str
     has_manifest: bool
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The run that a checkpoint belongs to."""
+
+    uid: str
+    run: int
+
+    def problems(self, manifest: Manifest, stored: StoredCheckpoint) -> list[str]:
+        """What the manifest says of itself that this place and this run contradict."""
+        pairs = {
+            "kind": (manifest.kind, "checkpoint"),
+            "uid": (manifest.uid, self.uid),
+            "run": (manifest.run, self.run),
+            "step": (manifest.step, stored.step),
+            "fencing token": (manifest.fencing_token, stored.token),
+        }
+        return [
+            f"its manifest says {name} {said}, not {want}: it was made by another run or moved"
+            for name, (said, want) in pairs.items()
+            if said != want
+        ]
 
 
 def list_checkpoints(storage: Storage, checkpoints_uri: str) -> list[StoredCheckpoint]:

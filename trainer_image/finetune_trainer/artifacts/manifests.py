@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from finetune_contract.manifest import MANIFEST_NAME, FileEntry, Manifest, digest
+from finetune_trainer.artifacts.s3_errors import Vanished
 from finetune_trainer.artifacts.storage import FIELD_OUTPUT, Storage
 from finetune_trainer.errors import Transient
 
@@ -144,8 +145,11 @@ def fetch(storage: Storage, uri: str, into: Path, *, field: str = FIELD_OUTPUT) 
     manifest = _parse(data, uri)
     if problems := _stored_problems(storage, manifest, uri, field):
         raise Damaged(uri, problems)
-    for entry in manifest.files:
-        storage.download(f"{uri}/{entry.path}", into / entry.path, field=field)
+    try:
+        for entry in manifest.files:
+            storage.download(f"{uri}/{entry.path}", into / entry.path, field=field)
+    except Vanished as error:
+        raise Damaged(uri, [str(error)]) from error
     if problems := verify_local(into, manifest):
         raise Damaged(uri, problems)
     (into / MANIFEST_NAME).write_bytes(data)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from boto3.exceptions import S3UploadFailedError
+from boto3.exceptions import Boto3Error
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -14,6 +14,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     SSLError,
 )
+from urllib3.exceptions import HTTPError
 
 from finetune_trainer.errors import ConfigurationError, TrainerError, Transient
 
@@ -21,9 +22,40 @@ FIELD_SECRET = "spec.storage.secretName"  # noqa: S105 - a field's name
 FIELD_ENDPOINT = "spec.storage.endpoint"
 FIELD_REGION = "spec.storage.region"
 
-_WRONG_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId"}
+KEYS_REFUSED = "StorageKeysRefused"
+"""Reason: unknown, wrong or expired keys."""
+ACCESS_DENIED = "StorageAccessDenied"
+"""Reason: known keys without this right."""
+
+_WRONG_KEYS = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "TokenRefreshRequired",
+    "InvalidClientTokenId",
+}
 _WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
-_TRANSIENT = {"RequestTimeTooSkewed", "BadDigest", "RequestTimeout", "SlowDown", "ConditionalRequestConflict"}
+_TRANSIENT = {
+    "RequestTimeTooSkewed",
+    "BadDigest",
+    "RequestTimeout",
+    "SlowDown",
+    "ConditionalRequestConflict",
+    "NoSuchUpload",  # the parts that were sent so far are gone: it begins again
+}
+
+
+class Vanished(Transient):
+    """An object that was there a moment ago is gone, or is another one: somebody changes it while it is read."""
+
+    def __init__(self, uri: str, field: str) -> None:
+        super().__init__(
+            f"{field}: {uri} was deleted or replaced while it was read. Leave the source unchanged while a job runs; "
+            "the next attempt reads it again",
+            reason="SourceChanged",
+        )
 
 
 @dataclass(frozen=True)
@@ -39,12 +71,12 @@ class S3ErrorMapper:
             yield
         except TrainerError:
             raise
-        except S3UploadFailedError as error:
-            cause = error.__context__
+        except Boto3Error as error:
+            cause = getattr(error, "last_exception", None) or error.__context__
             raise (
                 self._map(cause, uri, field) if isinstance(cause, Exception) else self._transient(error, uri)
             ) from error
-        except (ClientError, BotoCoreError, ConnectionError, TimeoutError) as error:
+        except (ClientError, BotoCoreError, HTTPError, ConnectionError, TimeoutError) as error:
             raise self._map(error, uri, field) from error
 
     def _map(self, error: Exception, uri: str, field: str) -> TrainerError:
@@ -79,7 +111,7 @@ class S3ErrorMapper:
                 f"{self._where} rejects the keys{self._of_secret} ({code}). Put a valid AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY there",
                 field=FIELD_SECRET,
-                reason="StorageKeysRefused",
+                reason=KEYS_REFUSED,
             )
         if code in _WRONG_REGION or status in {301, 307}:
             return ConfigurationError(
@@ -98,7 +130,7 @@ class S3ErrorMapper:
                 f"access to {uri} is denied ({code}): bucket {bucket!r} does not exist, or the keys{self._of_secret} "
                 f"({FIELD_SECRET}) have no permission. Create the bucket, or grant them read, write, list and delete",
                 field=field,
-                reason="StorageAccessDenied",
+                reason=ACCESS_DENIED,
             )
         return ConfigurationError(
             f"{self._where} rejects the request for {uri}: {error}", field=field, reason="StorageRefused"

@@ -1,17 +1,19 @@
 """Object storage: fetches what a job names, stores what a run produces.
 
 Reads `s3://`, `pvc://` and `file://`; writes `s3://` only. boto3 retries single requests; what it does not do is added
-here: an outage is waited out within a budget, and every error becomes one of ours (s3_errors.py).
+here: an outage is waited out within a budget of silence, keys that were rotated are read again, and every error becomes
+one of ours (s3_errors.py).
 
 Uploads carry the checksum that botocore adds by default, which the server checks before it stores an object. For a
 server that does not support it there is botocore's own `AWS_REQUEST_CHECKSUM_CALCULATION=when_required`.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 from boto3.s3.transfer import TransferConfig
@@ -19,15 +21,26 @@ from botocore.exceptions import ClientError
 
 from finetune_contract import names
 from finetune_contract.jobspec import JobFile
-from finetune_trainer.artifacts.s3_client import make_client
-from finetune_trainer.artifacts.s3_errors import S3ErrorMapper, code_of, status_of
+from finetune_trainer.artifacts.s3_client import Access
+from finetune_trainer.artifacts.s3_errors import (
+    ACCESS_DENIED,
+    KEYS_REFUSED,
+    S3ErrorMapper,
+    Vanished,
+    code_of,
+    status_of,
+)
+from finetune_trainer.artifacts.silence import Silence
 from finetune_trainer.artifacts.transfer_meter import TransferMeter
 from finetune_trainer.artifacts.uris import bucket_and_key, claim_hint, inside, local_path
 from finetune_trainer.errors import ConfigurationError, Transient
 from finetune_trainer.rank.reporting import Report, to_stdout
 
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
 ENV_BUDGET = "FINETUNE_STORAGE_BUDGET_SECONDS"
-"""How long an outage is waited out before the start ends with code 75."""
+"""How long an outage is waited out before the start ends with code 75. A transfer that moves bytes is no outage."""
 
 FIELD_OUTPUT = "spec.output.uri"
 
@@ -60,9 +73,14 @@ class Storage:
         self._errors = S3ErrorMapper(endpoint, secret_name)
         self._budget = float(os.environ.get(ENV_BUDGET, "120")) if budget_seconds is None else budget_seconds
         self._report = report
-        self._client = make_client(
+        self._access = Access(
             endpoint=endpoint, region=region, credentials_dir=credentials_dir, secret_name=secret_name
         )
+        self._warned: set[str] = set()
+
+    @property
+    def _client(self) -> "S3Client":
+        return self._access.client
 
     @classmethod
     def from_job(cls, job: JobFile, report: Report = to_stdout) -> "Storage":
@@ -112,13 +130,20 @@ class Storage:
         for key, target, _ in wanted:
             target.parent.mkdir(parents=True, exist_ok=True)
 
-            def transfer(key: str = key, target: Path = target) -> None:
-                self._client.download_file(bucket, key, str(target), Callback=meter, Config=_TRANSFER)
+            uri = f"s3://{bucket}/{key}"
 
-            self._with_retries(transfer, f"s3://{bucket}/{key}", field)
+            def transfer(key: str = key, target: Path = target, uri: str = uri) -> None:
+                with _as_vanished(uri, field):
+                    self._client.download_file(bucket, key, str(target), Callback=meter, Config=_TRANSFER)
+
+            self._with_retries(transfer, uri, field, meter)
 
     def download(self, uri: str, target: Path, *, field: str = FIELD_OUTPUT) -> None:
-        """One object to exactly this file."""
+        """One object to exactly this file.
+
+        Raises:
+            Vanished: it is not there, or was replaced meanwhile.
+        """
         bucket, key = bucket_and_key(uri, field)
         self._download_objects(bucket, [(key, target, self.size(uri, field=field) or 0)], uri, field)
 
@@ -146,6 +171,8 @@ class Storage:
             except ClientError as error:
                 if status_of(error) == 404:
                     return None
+                if status_of(error) == 403:  # the response to a HEAD does not say why: that to a GET does
+                    self._client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
                 raise
 
         return self._with_retries(head, uri, field)
@@ -176,9 +203,10 @@ class Storage:
         meter = TransferMeter(f"uploading {uri}", path.stat().st_size, self._report)
 
         def transfer() -> None:
+            meter.restart()
             self._client.upload_file(str(path), bucket, key, Callback=meter, Config=_TRANSFER)
 
-        self._with_retries(transfer, uri, field)
+        self._with_retries(transfer, uri, field, meter)
 
     def put_bytes(self, uri: str, data: bytes, *, if_none_match: bool = False, field: str = FIELD_OUTPUT) -> bool:
         """False when the object already exists and `if_none_match` forbids replacing it.
@@ -210,10 +238,16 @@ class Storage:
             self.delete(item.uri, field=field)
 
     def probe(self, output_uri: str) -> None:
-        """Can this run store its result? Asked first of all, before hours of work.
+        """Can this run store its result, and find it again? Asked first of all, before hours of work.
 
-        The bucket is looked at before anything is written: some servers create a missing bucket on the first write."""
+        The bucket is looked at before anything is written: some servers create a missing bucket on the first write.
+        Keys that may not delete are enough: old checkpoints then stay.
+
+        Raises:
+            ConfigurationError: the bucket, or a right that the keys lack.
+        """
         bucket, _ = bucket_and_key(output_uri, FIELD_OUTPUT)
+        uri = f"{output_uri.rstrip('/')}/.finetune/write-probe"
 
         def head() -> None:
             try:
@@ -224,20 +258,43 @@ class Storage:
                     raise
 
         self._with_retries(head, f"s3://{bucket}", FIELD_OUTPUT)
-        self.put_bytes(f"{output_uri.rstrip('/')}/.finetune/write-probe", b"written to test write access\n")
+        with _right("write"):
+            self.put_bytes(uri, b"written to test write access\n")
+        with _right("read"):
+            self.get_bytes(uri)  # None when the probe of another start has just deleted it
+        with _right("list"):
+            self.list(f"{output_uri.rstrip('/')}/.finetune/runs/.none")
+        self.delete_if_allowed(uri)
+
+    def delete_if_allowed(self, uri: str) -> bool:
+        """Keys that may write and not delete are warned of once, and everything goes on: False."""
+        try:
+            self.delete(uri)
+        except ConfigurationError as error:
+            if error.reason != ACCESS_DENIED:
+                raise
+            if not self._warned:
+                self._warned.add(ACCESS_DENIED)
+                self._report(f"warning: the keys may not delete, so old checkpoints stay in the bucket ({error})")
+            return False
+        return True
 
     # --- retries --------------------------------------------------------------------------------------------------
 
-    def _with_retries(self, call: Callable[[], Result], uri: str, field: str) -> Result:
-        """Calls until it works or the budget is used up. Only errors that may pass by themselves are retried."""
+    def _with_retries(
+        self, call: Callable[[], Result], uri: str, field: str, meter: TransferMeter | None = None
+    ) -> Result:
+        """Calls until it works, or nothing has moved for as long as the budget. Only errors that may pass by
+        themselves are retried; keys that were refused are read again first."""
+        silence = Silence(self._budget, meter)
 
         def announce(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
             self._report(f"storage: {error}; next try in {state.upcoming_sleep:.0f} s")
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Transient),
-            stop=tenacity.stop_before_delay(self._budget),
+            retry=tenacity.retry_if_exception(self._may_pass),
+            stop=silence.is_too_long,
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
             before_sleep=announce,
             reraise=True,
@@ -245,6 +302,39 @@ class Storage:
 
         def attempt() -> Result:
             with self._errors.mapped(uri, field):
-                return call()
+                result = call()
+            self._access.has_worked = True
+            return result
 
         return retrying(attempt)
+
+    def _may_pass(self, error: BaseException) -> bool:
+        """Refused keys may pass when the Secret has others by now, or when these worked until now: the kubelet takes a
+        minute or two to bring the new ones."""
+        if isinstance(error, ConfigurationError) and error.reason in {KEYS_REFUSED, ACCESS_DENIED}:
+            worked = self._access.has_worked
+            return self._access.renew() or (worked and error.reason == KEYS_REFUSED)
+        return isinstance(error, Transient) and not isinstance(error, Vanished)
+
+
+@contextmanager
+def _as_vanished(uri: str, field: str) -> Iterator[None]:
+    """What is downloaded was there a moment ago, when its size was asked for."""
+    try:
+        yield
+    except ClientError as error:
+        if status_of(error) == 412 or code_of(error) in {"404", "NoSuchKey"}:
+            raise Vanished(uri, field) from error
+        raise
+
+
+@contextmanager
+def _right(name: str) -> Iterator[None]:
+    """Says which of the rights that a run needs is the missing one."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if error.reason == ACCESS_DENIED:
+            message = f"the keys may not {name} there: {error.message}"
+            raise ConfigurationError(message, field=FIELD_OUTPUT, reason=ACCESS_DENIED) from error
+        raise

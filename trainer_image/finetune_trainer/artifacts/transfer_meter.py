@@ -1,8 +1,9 @@
-"""Reports every few seconds how far a large transfer is."""
+"""Reports every few seconds how far a large transfer is, and says how long nothing has moved."""
 
 import threading
 import time
 
+from finetune_trainer.rank import heartbeat
 from finetune_trainer.rank.reporting import Report
 
 _LARGE = 64 << 20
@@ -17,11 +18,19 @@ class TransferMeter:
         self._lock = threading.Lock()
         self._done = 0
         self._start = self._last = time.monotonic()
+        self.moved_at: float | None = None
+        """When bytes moved last, by the monotonic clock."""
+
+    def restart(self) -> None:
+        """A failed transfer begins with its first byte again."""
+        with self._lock:
+            self._done = 0
 
     def __call__(self, count: int) -> None:
+        heartbeat.move()
         with self._lock:
             self._done += count
-            now = time.monotonic()
+            now = self.moved_at = time.monotonic()
             if self._total < _LARGE or now - self._last < self._every:
                 return
             self._last = now

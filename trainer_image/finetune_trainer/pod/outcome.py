@@ -5,20 +5,26 @@ torch nor boto3: the supervisor needs this and has to start at once.
 """
 
 import errno
+import faulthandler
 import os
+import signal
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from finetune_contract import names
 from finetune_contract.exitcodes import ExitCode
 from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import TerminationRecord
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.rank import heartbeat
 
 Role = Literal["prepare", "train"]
 
 ENV_OUTCOME_DIR = "FINETUNE_OUTCOME_DIR"
 """Set by the supervisor for its ranks."""
+STACKS_SIGNAL = signal.SIGUSR2
+"""Makes a rank write the stacks of all its threads to `stacks_file`."""
+_kept_open: list[IO[bytes]] = []
 EXIT_BUG = 1
 """No code of the contract: the operator looks at the pod instead."""
 
@@ -84,6 +90,21 @@ def write_rank_record(record: TerminationRecord) -> None:
     if folder := os.environ.get(ENV_OUTCOME_DIR):
         path = rank_file(Path(folder), int(os.environ.get("LOCAL_RANK", "0")))
         write_atomically(path, record.model_dump_json(by_alias=True).encode())
+
+
+def watch_rank() -> None:
+    """From here on the supervisor sees this rank's signs of life, and can ask for the stacks of its threads: the dump
+    is C code, which runs whatever the process is stuck in."""
+    if folder := os.environ.get(ENV_OUTCOME_DIR):
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        heartbeat.install(Path(folder), local_rank)
+        stacks = stacks_file(Path(folder), local_rank).open("wb")
+        faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
+        _kept_open.append(stacks)
+
+
+def stacks_file(folder: Path, local_rank: int) -> Path:
+    return folder / f"stacks-{local_rank}"
 
 
 def read_record(path: Path) -> TerminationRecord | None:

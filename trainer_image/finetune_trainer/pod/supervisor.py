@@ -1,4 +1,5 @@
-"""PID 1 of a training pod: starts the ranks of this node, forwards SIGTERM, and reports how they ended.
+"""PID 1 of a training pod: starts the ranks of this node, forwards SIGTERM, ends a node that stands still, and reports
+how the ranks ended.
 
 torchrun is not used: it turns every exit code into 1 and kills the ranks 30 s after SIGTERM, in the middle of a save.
 Knows processes, signals and records; nothing about training. Must start at once: no torch, no boto3.
@@ -17,14 +18,17 @@ from pathlib import Path
 from finetune_contract import names
 from finetune_contract.exitcodes import ExitCode
 from finetune_contract.jobspec import World
-from finetune_contract.termination import TerminationRecord
+from finetune_contract.progress import ProgressRecord
+from finetune_contract.termination import STOPPED_WITHOUT_SAVE, TerminationRecord
 from finetune_trainer.pod import outcome
+from finetune_trainer.pod.watch import Hang, Watch, stacks
 from finetune_trainer.rank.cpus import available_cpus
 
 RANK_COMMAND = (sys.executable, "-m", "finetune_trainer", "rank")
 PATIENCE_SECONDS = 30.0
-"""How long the others may continue once a rank failed: time to notice, and to write their own record. Ranks that stop
-on request wait for each other first, so this does not limit a save."""
+"""How long the others may continue once a rank failed: time to notice, and to write their own record. It begins anew
+with each block that one of them moves from or to the storage: an upload is never cut short."""
+HUNG = "Hung"
 
 _DECISIVE = (
     # From cause to consequence: a rank out of memory leaves the others with a broken collective.
@@ -73,7 +77,7 @@ def supervise(
         ends = node.wait(watched, patience_seconds)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return conclude(ends, stop_requested=node.stop_requested, folder=folder)
+    return conclude(ends, stop_requested=node.stop_requested, folder=folder, hang=node.hang)
 
 
 class _Node:
@@ -84,7 +88,9 @@ class _Node:
         self._running: dict[int, int] = {}
         self._ends: dict[int, RankEnd] = {}
         self._killed = False
+        self._watch = Watch(folder)
         self.stop_requested = False
+        self.hang: Hang | None = None
 
     def start(self) -> None:
         for local_rank in range(self._world.processes_per_node):
@@ -101,17 +107,31 @@ class _Node:
 
     def wait(self, watched: set[signal.Signals], patience_seconds: float) -> list[RankEnd]:
         deadline: float | None = None
+        moved, tick = 0, self._watch.tick_seconds
         while self._running:
-            left = 3600.0 if deadline is None else max(0.0, deadline - time.monotonic())
+            left = tick if deadline is None else min(tick, max(0.0, deadline - time.monotonic()))
             event = signal.sigtimedwait(watched, left)
             if event is not None and event.si_signo in _STOP_SIGNALS:
                 self._stop()
             self._reap()
-            if deadline is None and any(end.code is not ExitCode.SUCCEEDED for end in self._ends.values()):
-                deadline = time.monotonic() + patience_seconds
-            if deadline is not None and time.monotonic() >= deadline and not self._killed:
-                self._kill()
+            self._end_if_hung()
+            if any(end.code is not ExitCode.SUCCEEDED for end in self._ends.values()):
+                if deadline is None or self._watch.moved() > moved:
+                    deadline = time.monotonic() + patience_seconds
+                if time.monotonic() >= deadline and not self._killed:
+                    self._kill("is still running after another rank ended")
+            moved = self._watch.moved()
         return [self._ends[rank] for rank in sorted(self._ends)]
+
+    def _end_if_hung(self) -> None:
+        hang = self._watch.look(self._running)
+        if hang is None or self._killed:
+            return
+        self.hang = hang
+        print(f"supervisor: {hang.describe(self._rank(hang.local_rank))}", flush=True)
+        for local_rank, text in stacks(self._folder, self._running).items():
+            print(f"--- stacks of rank {self._rank(local_rank)} ---\n{text or 'it cannot say'}", flush=True)
+        self._kill("stands still")
 
     def _stop(self) -> None:
         """The first request is passed on; a second changes nothing, since the ranks are saving already."""
@@ -122,13 +142,10 @@ class _Node:
         for pid in self._running:
             _send(pid, signal.SIGTERM)
 
-    def _kill(self) -> None:
+    def _kill(self, why: str) -> None:
         self._killed = True
         for pid, local_rank in self._running.items():
-            print(
-                f"supervisor: rank {self._rank(local_rank)} is still running after another rank ended; killed",
-                flush=True,
-            )
+            print(f"supervisor: rank {self._rank(local_rank)} {why}; killed", flush=True)
             _send(-pid, signal.SIGKILL)
 
     def _reap(self) -> None:
@@ -178,30 +195,50 @@ def rank_environment(
 
 
 # --- what the ends of the ranks mean ---------------------------------------------------------------------------------
-def conclude(ends: Sequence[RankEnd], *, stop_requested: bool, folder: Path) -> TerminationRecord:
+def conclude(
+    ends: Sequence[RankEnd], *, stop_requested: bool, folder: Path, hang: Hang | None = None
+) -> TerminationRecord:
     """One record for the node: the decisive end, with what rank 0 achieved."""
-    verdict = _decide(ends, stop_requested)
     first = next((end.record for end in ends if end.rank == 0 and end.record), None)
+    progress = (first and first.progress) or outcome.read_progress(folder)
+    verdict = _true_to(_decide(ends, stop_requested, hang), ends, progress)
     return verdict.model_copy(
         update={
             "node_rank": outcome.node_rank(),
-            "progress": (first and first.progress) or outcome.read_progress(folder),
+            "progress": progress,
             "artifact": first and first.artifact,
             "evaluation": first and first.evaluation,
         }
     )
 
 
-def _decide(ends: Sequence[RankEnd], stop_requested: bool) -> TerminationRecord:
+def _decide(ends: Sequence[RankEnd], stop_requested: bool, hang: Hang | None) -> TerminationRecord:
     if all(end.code is ExitCode.SUCCEEDED for end in ends):
         return next(end.record for end in ends if end.record)
     for code in _DECISIVE:
         if chosen := next((end for end in ends if end.code is code), None):
             return _named(chosen, len(ends))
+    if hang is not None:
+        per_node = len(ends)
+        rank = outcome.node_rank() * per_node + hang.local_rank
+        return _record(ExitCode.TRANSIENT, HUNG, hang.describe(rank))
     own = [end for end in ends if not end.ended_by_us and end.code is not ExitCode.SUCCEEDED]
     if stop_requested and all(end.status == -signal.SIGTERM and end.record is None for end in own):
         return _record(ExitCode.STOPPED_AFTER_SAVE, "StoppedAfterSave", "stopped before anything was begun")
     return _without_code(own or list(ends))
+
+
+def _true_to(verdict: TerminationRecord, ends: Sequence[RankEnd], progress: ProgressRecord | None) -> TerminationRecord:
+    """A rank says 85 of itself. Where another was killed before it could say what it had saved, its progress does."""
+    if verdict.code is not ExitCode.STOPPED_AFTER_SAVE or progress is None or not any(end.ended_by_us for end in ends):
+        return verdict
+    saved = progress.checkpoint_step or 0
+    if progress.step <= saved:
+        return verdict
+    message = (
+        f"stopped on request; steps {saved + 1} to {progress.step} are not saved: the next attempt does them again"
+    )
+    return _record(ExitCode.TRANSIENT, STOPPED_WITHOUT_SAVE, message)
 
 
 def _named(end: RankEnd, ranks: int) -> TerminationRecord:

@@ -5,6 +5,7 @@ time-out allows.
 """
 
 import os
+import time
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -12,7 +13,9 @@ import torch
 import torch.distributed as dist
 
 Thing = TypeVar("Thing")
-_LONGEST_WAIT = timedelta(hours=2)
+_LONGEST_WAIT = timedelta(days=1)
+"""Whoever waits here waits for an upload or for a start; what hangs is found by its heartbeat (heartbeat.py)."""
+_PAUSE_SECONDS = 0.02
 
 
 class Ranks:
@@ -45,6 +48,31 @@ class Ranks:
     def barrier(self) -> None:
         if self._group is not None:
             dist.barrier(group=self._group)
+
+
+def part() -> None:
+    """The last thing that ranks do together: none ends before all have come here, and rank 0 ends last.
+
+    A rank that ends closes its connections. Another that has not yet been woken from the same collective would then
+    find a broken connection in the place of its result; and rank 0 keeps the store that the others talk to. So this
+    goes through the store, not through a collective.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    store, rank, ranks = _get_default_store(), dist.get_rank(), range(dist.get_world_size())
+    store.set(f"finetune/done/{rank}", "")
+    _await(store, [f"finetune/done/{other}" for other in ranks])
+    store.set(f"finetune/left/{rank}", "")
+    if rank == 0:
+        _await(store, [f"finetune/left/{other}" for other in ranks])
+
+
+def _await(store: Any, keys: list[str]) -> None:
+    """In short questions: a long one would not hear a signal."""
+    while not store.check(keys):
+        time.sleep(_PAUSE_SECONDS)
 
 
 class Nodes:

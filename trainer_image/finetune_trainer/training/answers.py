@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from finetune_trainer.rank import heartbeat
+
 _OF_THE_MODEL = (
     "eos_token_id", "bos_token_id", "stop_strings", "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids",
     "suppress_tokens", "begin_suppress_tokens",
@@ -30,6 +32,7 @@ def greedy(
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
             tokenizer=tokenizer,
+            logits_processor=[_beat],
             synced_gpus=synced_gpus,
         )
     new = generated[:, encoded["input_ids"].shape[1] :]
@@ -55,3 +58,9 @@ def _answering(model: Any, tokenizer: Any, max_new_tokens: int) -> Iterator[None
         yield
     finally:
         owner.generation_config = own
+
+
+def _beat(ids: Any, scores: Any) -> Any:
+    """A token is a sign of life."""
+    heartbeat.beat()
+    return scores

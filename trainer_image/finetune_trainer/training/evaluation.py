@@ -16,6 +16,7 @@ from finetune_contract.termination import EvaluationResult, SampleAnswer
 from finetune_trainer.objectives.objective import BatchLoss, Objective
 from finetune_trainer.prepare.store import Question
 from finetune_trainer.prepare.token_files import StoredRows
+from finetune_trainer.rank import heartbeat
 from finetune_trainer.rank.device import Process
 from finetune_trainer.training import answers
 from finetune_trainer.training.batches import FILLER, RowSet
@@ -79,6 +80,7 @@ class Evaluator:
             batch = {name: tensor.to(self.device) for name, tensor in collate([rows[i] for i in indices]).items()}
             total[0] += self.loss(model, batch).double()
             total[1] += self.objective.count(batch)
+            heartbeat.beat()
         if self.process.world_size > 1:
             torch.distributed.all_reduce(total)
         return float(total[0] / total[1])

@@ -59,6 +59,7 @@ class _Training:
     def run(self) -> TrainResult:
         from transformers import set_seed
 
+        from finetune_trainer.artifacts import unpickling
         from finetune_trainer.training import assembly
         from finetune_trainer.training.arguments import training_arguments
 
@@ -75,6 +76,7 @@ class _Training:
             before.restore(resume)
             setup.report(f"resuming from {resume.name}")
 
+        unpickling.restrict()
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         ended = time.monotonic()
 
