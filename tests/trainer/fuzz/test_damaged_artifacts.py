@@ -7,7 +7,7 @@ import pytest
 
 from finetune_contract.manifest import MANIFEST_NAME
 from finetune_trainer.artifacts import manifests, restoring
-from finetune_trainer.artifacts.checkpoints import checkpoint_uri
+from finetune_trainer.artifacts.checkpoints import Owner, checkpoint_uri
 from finetune_trainer.errors import NoValidCheckpoint, TrainerError
 from tests.trainer.folders import FolderStorage
 from tests.trainer.fuzz import broken
@@ -24,7 +24,7 @@ def storage(tmp_path: Path) -> FolderStorage:
     folder.mkdir()
     for name, data in FILES.items():
         (folder / name).write_bytes(data)
-    manifests.commit(storage, folder, URI, kind="checkpoint", uid="u", run=1, attempt=1, step=7)
+    manifests.commit(storage, folder, URI, kind="checkpoint", uid="u", run=1, attempt=1, step=7, fencing_token=1)
     return storage
 
 
@@ -63,7 +63,7 @@ def test_a_damaged_file_is_damage(storage: FolderStorage, tmp_path: Path, capsys
 def _taken(storage: FolderStorage, into: Path, *, wanted: str = "taken") -> str | None:
     """What is wrong with how a start reacts to the checkpoint, and a reader to the folder."""
     readers: dict[str, Callable[[], object]] = {
-        "restore": lambda: restoring.restore(storage, CHECKPOINTS, into, lambda line: None),
+        "restore": lambda: restoring.restore(storage, CHECKPOINTS, into, lambda line: None, Owner(uid="u", run=1)),
         "fetch": lambda: manifests.fetch(storage, URI, into / "fetched"),
     }
     for name, read in readers.items():
