@@ -1,9 +1,11 @@
 """A checkpoint or a result that is damaged in whatever way is never taken for a good one, and is named."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune_contract.manifest import MANIFEST_NAME
 from finetune_trainer.artifacts import manifests, restoring
@@ -14,7 +16,19 @@ from tests.trainer.fuzz import broken
 
 CHECKPOINTS = "s3://bucket/out/checkpoints"
 URI = checkpoint_uri(CHECKPOINTS, 7, 1)
-FILES = {"adapter_model.safetensors": b"weights " * 40, "optimizer.pt": b"moments " * 30, "trainer_state.json": b"{}  "}
+
+
+def _saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+FILES = {
+    "adapter_model.safetensors": b"weights " * 40,
+    "optimizer.pt": _saved({"state": {0: {"exp_avg": torch.ones(8)}}}),
+    "trainer_state.json": b'{"global_step": 7}',
+}
 
 
 @pytest.fixture
