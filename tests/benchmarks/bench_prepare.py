@@ -1,4 +1,4 @@
-"""How fast rows are prepared, and in how much memory: chat rows of about 135 tokens, SmolLM2's tokenizer, all checks on.
+"""How fast rows are prepared, and in how much memory: chat rows of about 135 tokens, SmolLM2's tokenizer, all checks.
 
 Speed is rows over the seconds from the first row to the last file on disk; what is done before (model, tokenizer) does
 not depend on the rows. Memory is the resident set of this process and its workers together, sampled, and what of it
@@ -29,10 +29,10 @@ from finetune_trainer.rank import libraries
 from tests.trainer.builders import make_job
 from tests.trainer.folders import FolderStorage
 
-WORDS = (
+TEXT = (
     "the building permit takes ten weeks and an architect draws plans for a complex case of roof work that may not "
     "become higher than allowed by municipality rules please ask first before you start with any change to facade"
-).split()
+)
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ def cpu_seconds() -> float:
 
 
 def conversations(count: int) -> Iterator[dict[str, Any]]:
-    numbers = random.Random(1)
+    numbers, words = random.Random(1), TEXT.split()
 
     def sentence(least: int, most: int) -> str:
-        return " ".join(numbers.choices(WORDS, k=numbers.randint(least, most))).capitalize() + "."
+        return " ".join(numbers.choices(words, k=numbers.randint(least, most))).capitalize() + "."
 
     for _ in range(count):
         turns = [("user", sentence(8, 22)), ("assistant", sentence(18, 48))] * 2
