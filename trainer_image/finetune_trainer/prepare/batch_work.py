@@ -8,7 +8,7 @@ import numpy as np
 from finetune_trainer.objectives.conversations import Conversation
 from finetune_trainer.objectives.objective import Objective, Rendered, Renderer
 from finetune_trainer.objectives.remarks import Remarks
-from finetune_trainer.prepare.dataset import Batch
+from finetune_trainer.prepare.batches import Batch
 from finetune_trainer.prepare.expansion import Expansion
 from finetune_trainer.prepare.length_limit import LengthLimit
 from finetune_trainer.prepare.splitting import content_key

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_contract.jobspec import JobFile
@@ -9,6 +10,8 @@ from finetune_trainer.artifacts import manifests
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.objective import Objective
 from finetune_trainer.prepare import store
+from finetune_trainer.prepare.content import reading
+from finetune_trainer.prepare.data_files import DataFile
 from finetune_trainer.prepare.dataset import DatasetFiles
 
 
@@ -17,8 +20,8 @@ def describe(job: JobFile, objective: Objective, files: DatasetFiles, chat: Chat
     dataset, training = job.spec.dataset, job.spec.training
     return {
         "format": store.FORMAT_VERSION,
-        "train": [manifests.sha256(file.path) for file in files.train],
-        "evaluation": files.evaluation and [manifests.sha256(file.path) for file in files.evaluation],
+        "train": _digests(files.train),
+        "evaluation": files.evaluation and _digests(files.evaluation),
         "tokenizer": _tokenizer_digest(chat.tokenizer),
         "template": hashlib.sha256(chat.template.encode()).hexdigest(),
         "options": {
@@ -31,6 +34,14 @@ def describe(job: JobFile, objective: Objective, files: DatasetFiles, chat: Chat
             "seed": training.seed,
         },
     }
+
+
+def _digests(files: Sequence[DataFile]) -> list[str]:
+    digests = []
+    for file in files:
+        with reading(file):
+            digests.append(manifests.sha256(file.path))
+    return digests
 
 
 def digest(inputs: dict[str, Any]) -> str:

@@ -14,9 +14,10 @@ import numpy as np
 
 from finetune_trainer.errors import DataError
 from finetune_trainer.objectives.conversations import Conversation
-from finetune_trainer.prepare import dataset, splitting
+from finetune_trainer.prepare import batches, splitting
 from finetune_trainer.prepare.batch_work import BatchWork, Findings
 from finetune_trainer.prepare.data_files import DataFile
+from finetune_trainer.prepare.dataset import DatasetFiles
 from finetune_trainer.prepare.pace import Pace
 from finetune_trainer.prepare.tokenising import Side, Tokenised
 from finetune_trainer.prepare.workers import in_order
@@ -58,7 +59,7 @@ class Pipeline:
     report: Report
 
     @contextmanager
-    def split(self, files: dataset.DatasetFiles) -> Iterator[Split]:
+    def split(self, files: DatasetFiles) -> Iterator[Split]:
         """The tokens are gone afterwards.
 
         Raises:
@@ -80,13 +81,13 @@ class Pipeline:
     def _tokenised(
         self, files: Sequence[DataFile], name: str, most_rows: int | None, findings: Findings
     ) -> tuple[Tokenised, Conversation]:
-        batches = dataset.read(files, self.wanted, most_rows, self.report, self.pace.moved)
-        first = next(batches, None)
+        some = batches.read(files, self.wanted, most_rows, self.report, self.pace.moved)
+        first = next(some, None)
         if first is None:
             raise DataError(_NO_ROW[name], file=files[0].name)
         with closing(Tokenised(self.scratch / name)) as tokens:
-            batches = itertools.chain([first], batches)
-            for result in in_order(self.work, batches, workers=available_cpus(), report=self.report):
+            some = itertools.chain([first], some)
+            for result in in_order(self.work, some, workers=available_cpus(), report=self.report):
                 tokens.append(result)
                 findings.merge(result.findings)
                 self.pace.done(len(result.rows))
@@ -95,7 +96,7 @@ class Pipeline:
     def held_out_conversations(self, split: Split) -> Iterator[Conversation]:
         """Read once more."""
         chosen, position = split.held_out.conversations, 0
-        for batch in dataset.read(split.held_out_files, self.wanted, len(chosen), discard):
+        for batch in batches.read(split.held_out_files, self.wanted, len(chosen), discard):
             for index in np.flatnonzero(chosen[position : position + len(batch.rows)]):
                 yield batch.conversation(int(index))
             position += len(batch.rows)

@@ -67,6 +67,10 @@ class _Reading(Generic[Item]):
                 self._error = error
         return None
 
+    def __iter__(self) -> Iterator[Item]:
+        while (item := self.next()) is not None:
+            yield item
+
     def finish(self) -> None:
         if self._error is not None:
             raise self._error
@@ -82,22 +86,26 @@ def _shared(
             if item is not None:
                 pending.append((item, pool.submit(_work, item)))
             if item is None or len(pending) >= _AHEAD * workers:
-                yield _result(work, *pending.popleft(), report)
+                try:
+                    yield _result(pending[0][1])
+                except _CannotWork as error:
+                    report(f"the work cannot be shared with other processes ({error}); this one does it alone")
+                    break
+                pending.popleft()
             item = reading.next()
+    yield from map(work, (item for item, _ in pending))  # nothing is left of them unless it could not be shared
+    yield from map(work, reading)
 
 
-def _result(work: Callable[[Item], Result], item: Item, future: "Future[Result]", report: Report) -> Result:
+def _result(future: "Future[Result]") -> Result:
     try:
         return future.result()
     except BrokenProcessPool:
         message = (
             "a process of the preparation was killed from outside, most likely because the pod's memory ran out. "
-            "Raise the memory limit in spec.resources, or prepare with fewer CPUs: each has a process of its own"
+            "Raise spec.resources.memory, or lower spec.resources.cpu: each CPU has a process of its own"
         )
         raise Transient(message, reason="PreparationKilled") from None
-    except _CannotWork as error:
-        report(f"a process beside this one cannot do the work ({error}); this one does it")
-        return work(item)
 
 
 @contextmanager
