@@ -73,15 +73,13 @@ def _metadata(known: Facts) -> str:
     from huggingface_hub import ModelCardData
 
     method = known.job.spec.method.type
-    relation: dict[str, Any] = {}
-    if known.base.hub_id:
-        relation["base_model_relation"] = "adapter" if known.is_adapter else "finetune"
+    relation: dict[str, Any] = {"base_model_relation": "adapter" if known.is_adapter else "finetune"}
     data = ModelCardData(
         base_model=known.base.hub_id,
         library_name="peft" if known.is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=[*([method] if known.is_adapter else []), known.job.spec.stage, "transformers", "finetune-operator"],
-        **relation,
+        **(relation if known.base.hub_id else {}),
     )
     return f"---\n{data.to_yaml()}\n---\n"
 

@@ -33,8 +33,8 @@ def _as_special(tokenizer: Any, token: int) -> Any:
     added = tokenizer.added_tokens_decoder.get(token)
     if added is None:
         return tokenizer.convert_ids_to_tokens(token)
-    added.special = True
-    return added
+    same = {name: getattr(added, name) for name in ("lstrip", "rstrip", "single_word", "normalized")}
+    return type(added)(added.content, special=True, **same)
 
 
 def _add_no_more(tokenizer: Any, token: int) -> None:
