@@ -7,6 +7,10 @@ from finetune_contract.jobspec import JobFile
 from finetune_trainer.artifacts import manifests
 from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.model import attention, source
+from finetune_trainer.model.architecture import load_config
+from finetune_trainer.model.gguf_parsing import parsed_once
+from finetune_trainer.model.source import ModelFiles
 from finetune_trainer.objectives.objective import Objective
 from finetune_trainer.objectives.registry import objective_for
 from finetune_trainer.prepare import store
@@ -28,6 +32,8 @@ class Setup:
     prepared: store.PreparedRows
     settings: Settings
     report: Report
+    files: ModelFiles
+    """The model on this node's disk."""
 
     @property
     def output(self) -> Path:
@@ -36,10 +42,10 @@ class Setup:
 
 
 def set_up(job: JobFile, storage: Storage, scratch: Path) -> Setup:
-    """Detects the device, fetches the prepared rows, resolves what the job leaves open, and reports it.
+    """Detects the device, fetches prepared rows and model, resolves what the job leaves open, and reports it.
 
     Raises:
-        ConfigurationError: the stage, or what this device cannot do.
+        ConfigurationError: the stage, the model, or what this device cannot do.
         Transient: storage or network.
     """
     process = Process.from_environment()
@@ -48,10 +54,20 @@ def set_up(job: JobFile, storage: Storage, scratch: Path) -> Setup:
     device = detect(job.world, process)
     prepared = _fetch_prepared(job, storage, scratch)
     longest = int(prepared.train.lengths.max())
-    settings = resolve(job, device, rows=len(prepared.train), longest_row=longest)
+    files = source.local(job.spec.model, once_per_node(scratch, "model", lambda: _fetch_model(job, storage, scratch)))
+    with parsed_once(files):
+        config = load_config(files, job.spec.model.source)
+    settings = resolve(
+        job, device, rows=len(prepared.train), longest_row=longest, model_has_sdpa=attention.has_sdpa(config)
+    )
     for line in describe(job, settings, device):
         report(line)
-    return Setup(job, storage, scratch, process, device, objective, prepared, settings, report)
+    return Setup(job, storage, scratch, process, device, objective, prepared, settings, report, files)
+
+
+def _fetch_model(job: JobFile, storage: Storage, scratch: Path) -> Path:
+    files = source.fetch(job.spec.model, storage, scratch / "model")
+    return files.folder / files.gguf if files.gguf else files.folder
 
 
 def _fetch_prepared(job: JobFile, storage: Storage, scratch: Path) -> store.PreparedRows:
