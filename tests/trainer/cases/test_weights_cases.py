@@ -42,7 +42,11 @@ def test_is_trained(case: str, bench: Bench) -> None:
     attempt = bench.case(case)
     _ended_well(attempt.prepare())
     _ended_well(attempt.train())
-    assert attempt.artifact() is not None
+    artifact = attempt.artifact()
+    assert artifact is not None
+    assert set(artifact.provenance["base"]) > {"config.json", "tokenizer.json"}
+    assert all(mark.startswith("sha256:") for mark in artifact.provenance["base"].values())
+    assert len(artifact.provenance["dataFiles"]) == 1
 
 
 def test_tied_heads_are_trained_as_asked_with_a_warning_about_merging(bench: Bench) -> None:

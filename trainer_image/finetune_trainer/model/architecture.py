@@ -26,7 +26,7 @@ def load_causal_config(files: ModelFiles, source: str) -> Any:
     if files.gguf is None:
         _check_kind(files, source)
     config = load_config(files, source)
-    _check_causal(config, source)
+    _check_causal(type(config), config.model_type, config.to_dict(), source)
     return config
 
 
@@ -38,7 +38,7 @@ def load_config(files: ModelFiles, source: str) -> Any:
         return AutoConfig.from_pretrained(**files.from_pretrained)
     except Exception as error:  # whatever a stranger's config.json can make of transformers
         raise ConfigurationError(
-            f"the configuration of {source} cannot be read: {_first_line(error)}", field=FIELD, reason=_REASON
+            f"the configuration of {source} cannot be read: {_said(error)}", field=FIELD, reason=_REASON
         ) from error
 
 
@@ -51,7 +51,7 @@ def build_on_meta_device(config: Any, source: str, *, trust_remote_code: bool) -
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # as above: sizes that do not fit, values of the wrong type, packages that are missing
-        message = f"{source} cannot be loaded as a causal language model: {_first_line(error)}"
+        message = f"{source} cannot be loaded as a causal language model: {_said(error)}"
         raise ConfigurationError(message, field=FIELD, reason=_REASON) from error
 
 
@@ -71,7 +71,9 @@ def _check_kind(files: ModelFiles, source: str) -> None:
     if not isinstance(kind, str) or not kind:
         message = f"config.json of {source} names no model_type: take the config.json that belongs to the model"
         raise ConfigurationError(message, field=FIELD, reason=_REASON)
-    if kind not in CONFIG_MAPPING and not isinstance(config.get("auto_map"), dict):
+    if kind in CONFIG_MAPPING:
+        _check_causal(CONFIG_MAPPING[kind], kind, config, source)
+    elif not isinstance(config.get("auto_map"), dict):
         message = (
             f"config.json of {source} has the model_type {kind!r}, which transformers {__version__} does not know, and "
             "brings no code of its own. Check the spelling, or use a trainer image with a newer transformers"
@@ -79,23 +81,23 @@ def _check_kind(files: ModelFiles, source: str) -> None:
         raise ConfigurationError(message, field=FIELD, reason=_REASON)
 
 
-def _check_causal(config: Any, source: str) -> None:
+def _check_causal(kind: type, name: str, values: Mapping[str, Any], source: str) -> None:
+    """By what transformers has for this kind of configuration."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_MASKED_LM_MAPPING,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     )
 
-    kind = type(config)
-    if getattr(config, "is_encoder_decoder", False) or (
+    if values.get("is_encoder_decoder") or (
         kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
     ):
-        _refuse(source, f"is an encoder-decoder model ({config.model_type})")
-    if kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
-        _refuse(source, f"is an encoder ({config.model_type}), which writes no text")
-    has_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+        _refuse(source, f"is an encoder-decoder model ({name})")
+    if kind in MODEL_FOR_MASKED_LM_MAPPING and not values.get("is_decoder"):
+        _refuse(source, f"is an encoder ({name}), which writes no text")
+    has_own_code = "AutoModelForCausalLM" in (values.get("auto_map") or {})
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING and not has_own_code:
-        _refuse(source, f"is a model of type {config.model_type}, for which transformers has no causal language model")
+        _refuse(source, f"is a model of type {name}, for which transformers has no causal language model")
 
 
 def _refuse(source: str, what: str) -> None:
@@ -103,5 +105,7 @@ def _refuse(source: str, what: str) -> None:
     raise ConfigurationError(message, field=FIELD, reason=_REASON)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+def _said(error: Exception) -> str:
+    """Its first two lines: the first often ends with a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from finetune_contract.jobspec import Model
 from finetune_trainer.artifacts import manifests
@@ -105,9 +105,3 @@ class HubPlace:
 
     def digest(self, name: str) -> str:
         return self.snapshot.files[name].digest
-
-
-def as_json(place: Place) -> dict[str, Any]:
-    """For records: which place this is."""
-    commit = place.snapshot.commit if isinstance(place, HubPlace) else None
-    return {"source": place.source, "commit": commit}

@@ -53,7 +53,8 @@ def fetch_without_weights(model: Model, place: Place, storage: Storage, into: Pa
         ConfigurationError: the model does not exist, or needs code that the job does not allow.
     """
     if isinstance(place, HubPlace):
-        return _checked(model, hub.download(model, into, patterns=_WANTED_FROM_HUB))
+        at_commit = model.model_copy(update={"revision": place.snapshot.commit})
+        return _checked(model, hub.download(at_commit, into, patterns=_WANTED_FROM_HUB))
     if isinstance(place, FolderPlace):
         return _checked(model, place.path)
     assert isinstance(place, BucketPlace)

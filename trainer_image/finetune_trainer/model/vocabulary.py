@@ -23,10 +23,22 @@ def load_fast_tokenizer(files: ModelFiles, source: str) -> Any:
     if not getattr(tokenizer, "is_fast", False):
         message = f"the tokenizer of {source} has no fast version (tokenizer.json); convert it"
         raise ConfigurationError(message, field=FIELD, reason="ModelNotSupported")
+    if not _knows_words(tokenizer):
+        message = (
+            f"the tokenizer of {source} has no vocabulary: upload tokenizer.json, or the files of the vocabulary that "
+            "were saved with the model"
+        )
+        raise ConfigurationError(message, field=FIELD, reason="ModelNotSupported")
     if tokenizer.eos_token_id is None:
         message = f"the tokenizer of {source} names no eos_token; set it in its tokenizer_config.json"
         raise ConfigurationError(message, field=FIELD, reason="ModelNotSupported")
     return tokenizer
+
+
+def _knows_words(tokenizer: Any) -> bool:
+    """transformers makes an empty tokenizer where the files are missing."""
+    words = tokenizer("Is this a text?", add_special_tokens=False)["input_ids"]
+    return any(word != tokenizer.unk_token_id for word in words)
 
 
 def check_vocabulary(tokenizer: Any, model: Any, source: str) -> None:

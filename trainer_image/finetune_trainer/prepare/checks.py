@@ -33,8 +33,8 @@ class CheckedModel:
     tokenizer: Any
     parameters: int
     positions: Positions
-    weights: headers.Weights | None
-    """None for a .gguf."""
+    weights: tuple[str, ...]
+    """Names of the files that hold them."""
 
 
 def check_model(job: JobFile, place: Place, storage: Storage, scratch: Path, report: Report) -> CheckedModel:
@@ -54,16 +54,16 @@ def check_model(job: JobFile, place: Place, storage: Storage, scratch: Path, rep
         model = architecture.build_on_meta_device(config, name, trust_remote_code=files.trust_remote_code)
         tokenizer = load_fast_tokenizer(files, name)
     check_vocabulary(tokenizer, model, name)
-    positions = positions_of(model)
-    _check_absolute_positions(job, positions)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     report(f"model: {type(model).__name__}, {parameters:,} parameters")
     _check_weights(files, shapes, model, name, report)
+    positions = positions_of(model)
+    _check_absolute_positions(job, positions)
     for line in check_method(job, model):
         report(line)
     for change in check_savable(model, tokenizer, files, name, scratch / "saved"):
         report(f"generation_config of the result: {change}")
-    return CheckedModel(tokenizer, parameters, positions, found)
+    return CheckedModel(tokenizer, parameters, positions, found.files if found else tuple(place.sizes()))
 
 
 def _check_weights(files: ModelFiles, shapes: Any, model: Any, name: str, report: Report) -> None:

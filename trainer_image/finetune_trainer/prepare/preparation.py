@@ -13,7 +13,7 @@ from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import PreparedResult
 from finetune_trainer.artifacts import manifests
 from finetune_trainer.artifacts.storage import Storage
-from finetune_trainer.model import places
+from finetune_trainer.model import pins, places
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation
 from finetune_trainer.objectives.objective import Objective
@@ -45,7 +45,8 @@ def run(
     """
     storage.probe(job.spec.output.uri)
     objective = objective_for(job.spec.stage)
-    model = checks.check_model(job, places.place_of(job.spec.model, storage), storage, scratch, report)
+    place = places.place_of(job.spec.model, storage)
+    model = checks.check_model(job, place, storage, scratch, report)
     chat = Chat(model.tokenizer, choose_template(model.tokenizer, job.spec.dataset.template))
     files = dataset.fetch(job.spec.dataset, storage, scratch / "data", report)
     made_from = inputs.describe(job, objective, files, chat)
@@ -54,10 +55,12 @@ def run(
     if (manifest := manifests.load_valid(storage, uri)) is not None:
         report(f"reusing prepared rows made from the same inputs: {uri}")
         checks.check_longest_row(manifest.metrics["longestRow"], model.positions)
+        pins.record(storage, job, pins.pinned_base(place, model.weights), inputs.data_files(files, made_from))
         return _result(uri, digest, manifest.metrics, model.parameters, reused=True)
 
     counts = _prepare(job, objective, files, chat, made_from, scratch, report, note)
     checks.check_longest_row(counts["longestRow"], model.positions)
+    pins.record(storage, job, pins.pinned_base(place, model.weights), inputs.data_files(files, made_from))
     manifests.commit(
         storage,
         scratch / "prepared",
