@@ -1,5 +1,6 @@
 """Storage whose buckets are folders, for tests that need no S3. The real one has its own tests."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -33,10 +34,25 @@ class FolderStorage(Storage):
     def list(self, uri: str, *, field: str = "") -> tuple[StoredObject, ...]:
         folder = self._path(uri)
         return tuple(
-            StoredObject(f"{uri}/{path.relative_to(folder)}", str(path.relative_to(folder)), path.stat().st_size)
+            StoredObject(
+                f"{uri}/{path.relative_to(folder)}",
+                str(path.relative_to(folder)),
+                path.stat().st_size,
+                hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
+            )
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         )
+
+    def describe(self, uri: str, *, field: str = "") -> StoredObject | None:
+        path = self._path(uri)
+        if not path.is_file():
+            return None
+        mark = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        return StoredObject(uri, path.name, path.stat().st_size, mark)
+
+    def read_range(self, uri: str, start: int, length: int, *, field: str = "") -> bytes:
+        return self._path(uri).read_bytes()[start : start + length]
 
     def put_file(self, path: Path, uri: str, *, field: str = "") -> None:
         self._path(uri).parent.mkdir(parents=True, exist_ok=True)

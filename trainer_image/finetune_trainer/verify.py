@@ -76,7 +76,7 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
     tokenizer = load_tokenizer(saved)
     # On a CPU that does not compute in bf16, bf16 takes ten times as long as fp32.
     dtype = torch.bfloat16 if device.cpu().computes_bf16 else torch.float32
-    base = load_weights(files, dtype).eval()
+    base = load_weights(files, dtype, source=model.source).eval()
     ask = _asker(base, tokenizer, files, saved, questions)
     if manifest.kind == "adapter":
         from peft import PeftModel
@@ -86,7 +86,7 @@ def _ask(manifest: Manifest, folder: Path, storage: Storage, questions: Sequence
             before = ask(trained)
     else:
         before = ask(base)
-        trained = load_weights(saved, dtype).eval()
+        trained = load_weights(saved, dtype, source="the result").eval()
     return [Answer(*three) for three in zip(questions, before, ask(trained), strict=True)]
 
 

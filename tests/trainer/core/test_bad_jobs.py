@@ -95,14 +95,13 @@ def test_a_model_without_a_template_of_its_own(tmp_path: Path) -> None:
         pytest.param(
             {"model_type": "homegrown"},
             "spec.model.source",
-            "{model} cannot be loaded as a causal language model: The checkpoint you are trying to load has model type "
-            "`homegrown` but Transformers does not recognize this architecture.",
+            "config.json of {model} has the model_type 'homegrown', which transformers",
             id="an unknown architecture",
         ),
         pytest.param(
             {"model_type": "vit", "architectures": ["ViTModel"]},
             "spec.model.source",
-            "{model} cannot be loaded as a causal language model: Unrecognized configuration class",
+            "{model} is a model of type vit, for which transformers has no causal language model",
             id="a model of another kind",
         ),
     ],

@@ -55,6 +55,8 @@ class StoredObject:
     path: str
     """Relative to the prefix that was listed."""
     size: int
+    etag: str = ""
+    """The store's own mark of the content: it changes when the content does."""
 
 
 class Storage:
@@ -161,21 +163,44 @@ class Storage:
 
         return self._with_retries(read, uri, field)
 
-    def size(self, uri: str, *, field: str = FIELD_OUTPUT) -> int | None:
+    def read_range(self, uri: str, start: int, length: int, *, field: str = FIELD_OUTPUT) -> bytes:
+        """Part of an object that is there; less where it ends."""
+        bucket, key = bucket_and_key(uri, field)
+
+        def read() -> bytes:
+            try:
+                answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{start + length - 1}")
+            except ClientError as error:
+                if status_of(error) == 416:  # the object ends before `start`
+                    return b""
+                raise
+            if "ContentRange" not in answer:  # a server that does not know ranges sends everything
+                answer["Body"].read(start)
+            return answer["Body"].read(length)
+
+        return self._with_retries(read, uri, field) if length > 0 else b""
+
+    def describe(self, uri: str, *, field: str = FIELD_OUTPUT) -> StoredObject | None:
         """None when there is no such object."""
         bucket, key = bucket_and_key(uri, field)
 
-        def head() -> int | None:
+        def head() -> StoredObject | None:
             try:
-                return self._client.head_object(Bucket=bucket, Key=key)["ContentLength"]
+                answer = self._client.head_object(Bucket=bucket, Key=key)
             except ClientError as error:
                 if status_of(error) == 404:
                     return None
                 if status_of(error) == 403:  # the response to a HEAD does not say why: that to a GET does
                     self._client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
                 raise
+            return StoredObject(uri, key.rsplit("/", 1)[-1], answer["ContentLength"], answer.get("ETag", ""))
 
         return self._with_retries(head, uri, field)
+
+    def size(self, uri: str, *, field: str = FIELD_OUTPUT) -> int | None:
+        """None when there is no such object."""
+        found = self.describe(uri, field=field)
+        return found.size if found else None
 
     def exists(self, uri: str, *, field: str = FIELD_OUTPUT) -> bool:
         return self.size(uri, field=field) is not None
@@ -188,7 +213,7 @@ class Storage:
         def pages() -> tuple[StoredObject, ...]:
             paginator = self._client.get_paginator("list_objects_v2")
             return tuple(
-                StoredObject(f"s3://{bucket}/{item['Key']}", item["Key"][len(prefix) :], item["Size"])
+                StoredObject(f"s3://{bucket}/{item['Key']}", item["Key"][len(prefix) :], item["Size"], item["ETag"])
                 for page in paginator.paginate(Bucket=bucket, Prefix=prefix)
                 for item in page.get("Contents", ())
                 if not item["Key"].endswith("/")

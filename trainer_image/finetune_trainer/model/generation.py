@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.model.source import FIELD, ModelFiles
+from finetune_trainer.model.places import FIELD
+from finetune_trainer.model.source import ModelFiles
 
 FILE = "generation_config.json"
 _MODES = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate")

@@ -5,10 +5,13 @@ from typing import Any
 
 from finetune_contract.jobspec import Quantization
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.model import generation
+from finetune_trainer.model import generation, quantized, weights
+from finetune_trainer.model.architecture import load_config
 from finetune_trainer.model.gguf_parsing import parsed_once
-from finetune_trainer.model.source import FIELD, ModelFiles
+from finetune_trainer.model.places import FIELD
+from finetune_trainer.model.source import ModelFiles
 from finetune_trainer.rank.device import Device, Process
+from finetune_trainer.rank.reporting import Report, discard
 from finetune_trainer.rank.settings import Settings
 
 
@@ -30,48 +33,75 @@ def load_model(
     process: Process,
     quantization: Quantization | None,
     scratch: Path,
+    *,
+    source: str,
+    report: Report,
 ) -> Any:
     """The causal language model: on this process's device when it is quantised, else on the CPU.
 
     Args:
         quantization: None for weights as they are stored.
         scratch: where a .gguf model is written in the transformers format before it is quantised again.
+        source: as the job names the model.
 
     Raises:
-        ConfigurationError: the weights cannot be loaded.
+        ConfigurationError: the weights cannot be loaded, or are not those of the model.
     """
     if quantization is not None and files.gguf:
-        files = _without_gguf(files, scratch / f"unpacked-{process.local_rank}")
+        files = _without_gguf(files, source, scratch / f"unpacked-{process.local_rank}", report)
     arguments: dict[str, Any] = {"attn_implementation": settings.attention}
     if quantization is not None:
         arguments["quantization_config"] = _bitsandbytes(quantization, settings)
         if settings.zero_stage != 3:  # there DeepSpeed places the weights
             arguments["device_map"] = {"": process.local_rank if device.is_gpu else "cpu"}
-    try:
-        model = load_weights(files, _dtype(settings), **arguments)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        message = f"the weights cannot be loaded: {first_line}"
-        raise ConfigurationError(message, field=FIELD, reason="ModelNotLoadable") from error
+    model = load_weights(files, _dtype(settings), source=source, report=report, **arguments)
     if quantization is not None:
         _keep_cpu_layout(model)
     return model
 
 
-def load_weights(files: ModelFiles, dtype: Any, **arguments: Any) -> Any:
-    """The model in this precision; a .gguf is unpacked to plain weights.
+def load_weights(files: ModelFiles, dtype: Any, *, source: str, report: Report = discard, **arguments: Any) -> Any:
+    """The model in this precision, with every weight from its files; a .gguf is unpacked to plain weights.
 
     Args:
+        source: as the job names the model.
         arguments: of transformers' `from_pretrained`.
+
+    Raises:
+        ConfigurationError: the files are damaged, or lack weights of the model, or hold those of another one.
     """
+    from pickle import UnpicklingError
+
+    import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if files.gguf:
         arguments["quantization_config"] = _plain_gguf()
-    else:  # transformers would read the file itself, and fail on what it does not accept
-        arguments["generation_config"] = generation.of_base(files).config
-    with parsed_once(files):
-        model = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, dtype=dtype, **arguments)
+    else:
+        config = load_config(files, source)
+        # transformers would read generation_config.json itself, and fail on what it does not accept
+        ours = {"generation_config": generation.of_base(files).config, **quantized.load_arguments(config)}
+        arguments = {**ours, **arguments}
+    # A shape that differs is ours to report, with its cause.
+    arguments |= {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True, "weights_only": True}
+    try:
+        with parsed_once(files):
+            model, info = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, **arguments)
+    except UnpicklingError as error:
+        message = (
+            f"the .bin weights of {source} are damaged, or hold more than tensors, which would run as code when they "
+            "are read. Save the model as .safetensors, from a source that you trust"
+        )
+        raise ConfigurationError(message, field=FIELD, reason="UnsafeWeights") from error
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, ImportError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        message = f"the weights of {source} cannot be loaded: {first_line}"
+        raise ConfigurationError(message, field=FIELD, reason="ModelNotLoadable") from error
+    if line := weights.check(weights.Difference.reported(info), model, source):
+        report(line)
     if files.gguf:
         _clear_quantizer(model)
     return model
@@ -121,11 +151,11 @@ def _bitsandbytes(quantization: Quantization, settings: Settings) -> Any:
     )
 
 
-def _without_gguf(files: ModelFiles, folder: Path) -> ModelFiles:
+def _without_gguf(files: ModelFiles, source: str, folder: Path, report: Report) -> ModelFiles:
     """A .gguf brings its own quantisation, which rules out another: unpack it to a folder first."""
     import torch
 
-    load_weights(files, torch.bfloat16).save_pretrained(folder)
+    load_weights(files, torch.bfloat16, source=source, report=report).save_pretrained(folder)
     return ModelFiles(folder, None, files.trust_remote_code)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_contract.jobspec import JobFile, Lora
+from finetune_trainer.model import parts, targets
 from finetune_trainer.model.loading import decoder_layers
 from finetune_trainer.rank.settings import Settings
 
@@ -27,6 +28,8 @@ def apply_method(model: Any, job: JobFile, settings: Settings) -> tuple[Any, Tra
         model = _with_adapters(model, method.lora, job, settings)
     elif method.freeze is not None:
         _freeze_all_but(model, method.freeze.trainable_layers)
+    else:
+        parts.freeze_beside_language(model)
     if settings.autocasts:
         _to_fp32(model)
     return model, count(model)
@@ -45,15 +48,7 @@ def _with_adapters(model: Any, lora: Lora, job: JobFile, settings: Settings) -> 
 
     if settings.gradient_checkpointing:
         model.enable_input_require_grads()
-    targets: str | list[str] = "all-linear" if lora.targets == ("all-linear",) else list(lora.targets)
-    config = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
-    adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    adapted = peft.get_peft_model(model, targets.lora_config(model, lora), autocast_adapter_dtype=False)
     _adapters_to(adapted, settings)
     # Left to itself, peft looks for the base model on the hub at every save, to see whether the vocabulary was resized
     # (it never is), and a resumed run gets its bf16 adapters back as fp32.

@@ -1,68 +1,96 @@
-"""Checks model and method before a GPU is requested: the model is built without memory and inspected."""
+"""Everything about model and method that is known before a GPU is requested: the model is built without memory, its
+weights are compared with the headers of its files, and the method is applied to it."""
 
-import difflib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune_contract.jobspec import JobFile
+from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import ConfigurationError
-from finetune_trainer.model import generation
-from finetune_trainer.model.source import FIELD, ModelFiles
+from finetune_trainer.model import (
+    architecture,
+    attention,
+    generation,
+    gguf_parsing,
+    headers,
+    quantized,
+    source,
+    targets,
+    weights,
+)
+from finetune_trainer.model.places import Place
+from finetune_trainer.model.positions import Positions, positions_of
+from finetune_trainer.model.source import ModelFiles
+from finetune_trainer.model.vocabulary import check_vocabulary, load_fast_tokenizer
+from finetune_trainer.rank.reporting import Report
+
+FIELD_LENGTH = "spec.training.maxLength"
 
 
-def build_on_meta_device(files: ModelFiles, source: str) -> Any:
-    """The model on the meta device: names, shapes and layers, no memory.
-
-    Raises:
-        ConfigurationError: the configuration cannot be loaded, or is not that of a causal language model.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(**files.from_pretrained)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=files.trust_remote_code)
-    except (ValueError, OSError, KeyError, AttributeError, ImportError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        message = f"{source} cannot be loaded as a causal language model: {first_line}"
-        raise ConfigurationError(message, field=FIELD, reason="ModelNotSupported") from error
+@dataclass(frozen=True)
+class CheckedModel:
+    tokenizer: Any
+    parameters: int
+    positions: Positions
+    weights: tuple[str, ...]
+    """Names of the files that hold them."""
 
 
-def load_tokenizer(files: ModelFiles, source: str) -> Any:
-    """The model's tokenizer. Raises ConfigurationError when there is none, or none that reports character offsets."""
-    from transformers import AutoTokenizer
+def check_model(job: JobFile, place: Place, storage: Storage, scratch: Path, report: Report) -> CheckedModel:
+    """Raises ConfigurationError for a model that cannot be trained as the job asks, with field and cure."""
+    name = job.spec.model.source
+    files = source.fetch_without_weights(job.spec.model, place, storage, scratch / "model")
+    with gguf_parsing.parsed_once(files):
+        if files.gguf is None:
+            config = architecture.load_causal_config(files, name)
+            found = headers.read_weights(place)
+            shapes = found.shapes
+        else:
+            found, shapes = None, gguf_parsing.read_shapes(files, name)
+            config = architecture.load_causal_config(files, name)
+        quantized.check(config, job.spec.method.type, name)
+        attention.check(job.spec.training.attention, config)
+        model = architecture.build_on_meta_device(config, name, trust_remote_code=files.trust_remote_code)
+        tokenizer = load_fast_tokenizer(files, name)
+    check_vocabulary(tokenizer, model, name)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    report(f"model: {type(model).__name__}, {parameters:,} parameters")
+    _check_weights(files, shapes, model, name, report)
+    positions = positions_of(model)
+    _check_absolute_positions(job, positions)
+    for line in check_method(job, model):
+        report(line)
+    for change in check_savable(model, tokenizer, files, name, scratch / "saved"):
+        report(f"generation_config of the result: {change}")
+    return CheckedModel(tokenizer, parameters, positions, found.files if found else tuple(place.sizes()))
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**files.from_pretrained)
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigurationError(f"{source} has no tokenizer that can be loaded: {first_line}", field=FIELD) from error
-    if not tokenizer.is_fast:
-        message = f"the tokenizer of {source} has no fast version (tokenizer.json); convert it"
-        raise ConfigurationError(message, field=FIELD, reason="ModelNotSupported")
-    if tokenizer.eos_token_id is None:
-        message = f"the tokenizer of {source} names no eos_token; set it in its tokenizer_config.json"
-        raise ConfigurationError(message, field=FIELD, reason="ModelNotSupported")
-    return tokenizer
+
+def _check_weights(files: ModelFiles, shapes: Any, model: Any, name: str, report: Report) -> None:
+    if shapes is None:
+        report("the weights are in .bin files: they are compared with the model when they are loaded")
+        return
+    mapping = None
+    if files.gguf and (mapping := gguf_parsing.conversions(files, model.config)) is None:
+        return
+    packed = files.gguf is None and quantized.method_of(model.config) is not None
+    difference = weights.compare(model, shapes, quantized=packed, mapping=mapping)
+    if line := weights.check(difference, model, name):
+        report(line)
 
 
-def check_method(job: JobFile, model: Any) -> None:
-    """Raises ConfigurationError for a method that does not work with this model or device."""
+def check_method(job: JobFile, model: Any) -> list[str]:
+    """Lines for the log. Raises ConfigurationError for a method that does not work with this model or device."""
     method = job.spec.method
-    if method.lora is not None:
-        _check_targets(method.lora.targets, model)
     if method.type == "freeze" and method.freeze is not None:
         layers = model.config.get_text_config().num_hidden_layers
         if method.freeze.trainable_layers > layers:
             message = f"{method.freeze.trainable_layers} layers cannot be trained: the model has only {layers}"
             raise ConfigurationError(message, field="spec.method.freeze.trainableLayers")
-    if method.type in {"full", "freeze"} and getattr(model.config, "quantization_config", None) is not None:
-        message = f"{method.type} needs weights that are not quantised; use lora, or the model's unquantised version"
-        raise ConfigurationError(message, field="spec.method.type")
     if job.spec.training.precision == "fp16" and job.world.gpus_per_node == 0:
         message = "fp16 does not train on a CPU; use auto, bf16 or fp32"
         raise ConfigurationError(message, field="spec.training.precision")
+    return targets.check(model, method.lora) if method.lora is not None else []
 
 
 def check_savable(model: Any, tokenizer: Any, files: ModelFiles, source: str, folder: Path) -> tuple[str, ...]:
@@ -79,29 +107,21 @@ def check_savable(model: Any, tokenizer: Any, files: ModelFiles, source: str, fo
     return changes
 
 
-def _adaptable_modules(model: Any) -> list[str]:
-    """Last parts of the names of all linear layers except the head, as LoRA targets name them."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
-    ]
-    return sorted({name.rpartition(".")[2] for name in linear})
+# --- positions -------------------------------------------------------------------------------------------------------
+def _check_absolute_positions(job: JobFile, positions: Positions) -> None:
+    if positions.are_learned and positions.count and job.spec.training.max_length > positions.count:
+        message = (
+            f"rows of up to {job.spec.training.max_length:,} tokens do not fit: the model has learned "
+            f"{positions.count:,} positions and has none beyond. Set at most {positions.count}"
+        )
+        raise ConfigurationError(message, field=FIELD_LENGTH, reason="BeyondPositions")
 
 
-def _check_targets(targets: tuple[str, ...], model: Any) -> None:
-    if targets == ("all-linear",):
-        return
-    names = [name for name, _ in model.named_modules()]
-    known = _adaptable_modules(model)
-    for target in targets:
-        # peft's own rule: the full name, or its end after a dot.
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            similar = difflib.get_close_matches(target, known, n=1)
-            hint = f"; did you mean {similar[0]}?" if similar else "."
-            message = f"the model has no module {target!r}{hint} Use any of {', '.join(known)}, or all-linear for all"
-            raise ConfigurationError(message, field="spec.method.lora.targets")
+def check_longest_row(longest: int, positions: Positions) -> None:
+    """Rotary positions have no end, but beyond those that it was trained for a model is of no use without scaling."""
+    if positions.count and longest > positions.count:
+        message = (
+            f"the longest row has {longest:,} tokens, and the model was trained for {positions.count:,} positions. "
+            f"Set at most {positions.count} with truncate: true, shorten the rows, or use a model with a longer context"
+        )
+        raise ConfigurationError(message, field=FIELD_LENGTH, reason="BeyondPositions")

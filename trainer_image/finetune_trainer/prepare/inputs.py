@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_contract.jobspec import JobFile
 from finetune_trainer.artifacts import manifests
+from finetune_trainer.model.pins import PinnedData
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.objective import Objective
 from finetune_trainer.prepare import store
@@ -42,6 +43,13 @@ def _digests(files: Sequence[DataFile]) -> list[str]:
         with reading(file):
             digests.append(manifests.sha256(file.path))
     return digests
+
+
+def data_files(files: DatasetFiles, described: dict[str, Any]) -> tuple[PinnedData, ...]:
+    """Names and digests, of which `describe` has the digests alone."""
+    named = [*files.train, *(files.evaluation or ())]
+    digests = [*described["train"], *(described["evaluation"] or ())]
+    return tuple(PinnedData(source=file.name, sha256=mark) for file, mark in zip(named, digests, strict=True))
 
 
 def digest(inputs: dict[str, Any]) -> str:

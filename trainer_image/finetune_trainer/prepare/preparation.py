@@ -13,8 +13,7 @@ from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import PreparedResult
 from finetune_trainer.artifacts import manifests
 from finetune_trainer.artifacts.storage import Storage
-from finetune_trainer.model import source
-from finetune_trainer.model.gguf_parsing import parsed_once
+from finetune_trainer.model import pins, places
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation
 from finetune_trainer.objectives.objective import Objective
@@ -46,17 +45,22 @@ def run(
     """
     storage.probe(job.spec.output.uri)
     objective = objective_for(job.spec.stage)
-    tokenizer, parameters = _check_model(job, storage, scratch, report)
-    chat = Chat(tokenizer, choose_template(tokenizer, job.spec.dataset.template))
+    place = places.place_of(job.spec.model, storage)
+    model = checks.check_model(job, place, storage, scratch, report)
+    chat = Chat(model.tokenizer, choose_template(model.tokenizer, job.spec.dataset.template))
     files = dataset.fetch(job.spec.dataset, storage, scratch / "data", report)
     made_from = inputs.describe(job, objective, files, chat)
     digest = inputs.digest(made_from)
     uri = layout.prepared_uri(job.spec.output.uri, digest)
     if (manifest := manifests.load_valid(storage, uri)) is not None:
         report(f"reusing prepared rows made from the same inputs: {uri}")
-        return _result(uri, digest, manifest.metrics, parameters, reused=True)
+        checks.check_longest_row(manifest.metrics["longestRow"], model.positions)
+        pins.record(storage, job, pins.pinned_base(place, model.weights), inputs.data_files(files, made_from))
+        return _result(uri, digest, manifest.metrics, model.parameters, reused=True)
 
     counts = _prepare(job, objective, files, chat, made_from, scratch, report, note)
+    checks.check_longest_row(counts["longestRow"], model.positions)
+    pins.record(storage, job, pins.pinned_base(place, model.weights), inputs.data_files(files, made_from))
     manifests.commit(
         storage,
         scratch / "prepared",
@@ -70,21 +74,7 @@ def run(
         attempt=job.attempt.number,
     )
     report(f"prepared rows: {uri}")
-    return _result(uri, digest, counts, parameters, reused=False)
-
-
-def _check_model(job: JobFile, storage: Storage, scratch: Path, report: Report) -> tuple[Any, int]:
-    """The tokenizer, and the number of the model's parameters, once model and method are known to work together."""
-    files = source.fetch_without_weights(job.spec.model, storage, scratch / "model")
-    with parsed_once(files):
-        model = checks.build_on_meta_device(files, job.spec.model.source)
-        tokenizer = checks.load_tokenizer(files, job.spec.model.source)
-    checks.check_method(job, model)
-    for change in checks.check_savable(model, tokenizer, files, job.spec.model.source, scratch / "saved"):
-        report(f"generation_config of the result: {change}")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    report(f"model: {type(model).__name__}, {parameters:,} parameters")
-    return tokenizer, parameters
+    return _result(uri, digest, counts, model.parameters, reused=False)
 
 
 def _result(uri: str, digest: str, counts: dict[str, Any], parameters: int, *, reused: bool) -> PreparedResult:

@@ -43,12 +43,13 @@ class Settings:
         return self.precision == "fp16"
 
 
-def resolve(job: JobFile, device: Device, rows: int, longest_row: int) -> Settings:
+def resolve(job: JobFile, device: Device, rows: int, longest_row: int, *, model_has_sdpa: bool = True) -> Settings:
     """Decides what the job leaves open.
 
     Args:
         rows: training rows.
         longest_row: in tokens.
+        model_has_sdpa: whether its architecture can use PyTorch's fused attention.
 
     Raises:
         ConfigurationError: the device cannot do what the job asks for.
@@ -58,7 +59,7 @@ def resolve(job: JobFile, device: Device, rows: int, longest_row: int) -> Settin
     steps_per_epoch = -(-rows // global_batch)
     total = max(1, -int(-training.epochs * steps_per_epoch // 1))
     precision, why_precision = _precision(job, device)
-    attention, why_attention = _attention(job, device, longest_row)
+    attention, why_attention = _attention(job, device, longest_row, model_has_sdpa)
     return Settings(
         precision=precision,
         attention=attention,
@@ -98,10 +99,12 @@ def _precision(job: JobFile, device: Device) -> tuple[Precision, str]:
     return wanted, "job"
 
 
-def _attention(job: JobFile, device: Device, longest_row: int) -> tuple[Attention, str]:
+def _attention(job: JobFile, device: Device, longest_row: int, model_has_sdpa: bool) -> tuple[Attention, str]:
     wanted = job.spec.training.attention
     if wanted != "auto":
         return wanted, "job"
+    if not model_has_sdpa:
+        return "eager", "auto: the model has no SDPA"
     if device.is_gpu:
         return "sdpa", "auto: fused on a GPU"
     if longest_row <= EAGER_UP_TO:

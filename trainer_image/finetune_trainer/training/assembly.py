@@ -4,17 +4,15 @@ Imports torch and transformers: only after `libraries.set_up_training`.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from finetune_trainer.model import generation, source
+from finetune_trainer.model import generation
 from finetune_trainer.model.gguf_parsing import parsed_once
 from finetune_trainer.model.loading import load_model, load_tokenizer
 from finetune_trainer.model.method import Trainable, apply_method
 from finetune_trainer.model.optimizer import AdamWithMasters
 from finetune_trainer.model.tokenizer import settle as settle_tokenizer
 from finetune_trainer.objectives.objective import BatchLoss
-from finetune_trainer.rank.per_node import once_per_node
 from finetune_trainer.training.batches import BatchShape, RowSet
 from finetune_trainer.training.evaluation import Evaluator
 from finetune_trainer.training.setup import Setup
@@ -32,28 +30,32 @@ class Loaded:
 def load(setup: Setup) -> Loaded:
     """Raises ConfigurationError when the weights cannot be loaded; Transient for storage or network."""
     spec = setup.job.spec
-    files = source.local(spec.model, once_per_node(setup.scratch, "model", lambda: _fetch_model(setup)))
+    files = setup.files
     with parsed_once(files):
         tokenizer = load_tokenizer(files)
-        model = load_model(files, setup.settings, setup.device, setup.process, spec.method.quantization, setup.scratch)
-    _settle(setup, files, tokenizer, model)
+        model = load_model(
+            files,
+            setup.settings,
+            setup.device,
+            setup.process,
+            spec.method.quantization,
+            setup.scratch,
+            source=spec.model.source,
+            report=setup.report,
+        )
+    _settle(setup, tokenizer, model)
     model, trainable = apply_method(model, setup.job, setup.settings)
     setup.report(f"training {trainable}")
     return Loaded(model, tokenizer, trainable)
 
 
-def _settle(setup: Setup, files: source.ModelFiles, tokenizer: Any, model: Any) -> None:
+def _settle(setup: Setup, tokenizer: Any, model: Any) -> None:
     """What is saved beside the weights, in each checkpoint and in the result; the sample answers follow it too."""
     prepared = setup.prepared
     end_of_turn = prepared.stats["endOfTurn"]
-    generation.settle(model, files, tokenizer, end_of_turn)
+    generation.settle(model, setup.files, tokenizer, end_of_turn)
     first_token = int(prepared.train[0].ids[0])
     settle_tokenizer(tokenizer, prepared.template, end_of_turn=end_of_turn, first_token=first_token)
-
-
-def _fetch_model(setup: Setup) -> Path:
-    files = source.fetch(setup.job.spec.model, setup.storage, setup.scratch / "model")
-    return files.folder / files.gguf if files.gguf else files.folder
 
 
 def make_trainer(setup: Setup, loaded: Loaded, arguments: Any, loss: BatchLoss) -> ObjectiveTrainer:

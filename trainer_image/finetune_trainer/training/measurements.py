@@ -6,6 +6,7 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from finetune_trainer.model.method import Trainable
+from finetune_trainer.model.pins import RunInputs
 from finetune_trainer.rank.device import peak_memory_bytes
 from finetune_trainer.training.setup import Setup
 
@@ -37,6 +38,7 @@ def provenance(setup: Setup) -> dict[str, Any]:
     model, identity = job.spec.model, job.identity
     return {
         "model": model.model_dump(by_alias=True, exclude_none=True),
+        **_begun_with(setup.inputs),
         "data": _in_camel_case(setup.prepared.stats["inputs"]),
         "prepared": job.prepared and job.prepared.digest,
         "configHash": identity.config_hash,
@@ -45,6 +47,17 @@ def provenance(setup: Setup) -> dict[str, Any]:
         "device": setup.device.name,
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
+
+
+def _begun_with(inputs: RunInputs | None) -> dict[str, Any]:
+    """Base and data by file and digest."""
+    if inputs is None:
+        return {}
+    named: dict[str, Any] = {
+        "base": {file.name: file.digest for file in inputs.base.files},
+        "dataFiles": {file.source: f"sha256:{file.sha256}" for file in inputs.data},
+    }
+    return {**named, "modelRevision": inputs.base.commit} if inputs.base.commit else named
 
 
 def _in_camel_case(inputs: dict[str, Any]) -> dict[str, Any]:
