@@ -17,6 +17,7 @@ from finetune_trainer.objectives.objective import BatchLoss
 from finetune_trainer.rank.per_node import once_per_node
 from finetune_trainer.training.batches import BatchShape, RowSet
 from finetune_trainer.training.evaluation import Evaluator
+from finetune_trainer.training.health import Health
 from finetune_trainer.training.setup import Setup
 from finetune_trainer.training.trainer import ObjectiveTrainer
 
@@ -56,7 +57,9 @@ def _fetch_model(setup: Setup) -> Path:
     return files.folder / files.gguf if files.gguf else files.folder
 
 
-def make_trainer(setup: Setup, loaded: Loaded, arguments: Any, loss: BatchLoss) -> ObjectiveTrainer:
+def make_trainer(
+    setup: Setup, loaded: Loaded, arguments: Any, loss: BatchLoss, health: Health
+) -> ObjectiveTrainer:
     training = setup.job.spec.training
     needs_masters = setup.settings.precision == "bf16" and setup.settings.zero_stage is None
     return ObjectiveTrainer(
@@ -71,6 +74,7 @@ def make_trainer(setup: Setup, loaded: Loaded, arguments: Any, loss: BatchLoss) 
         ),
         rows=RowSet(setup.prepared.train),
         grouped=training.group_by_length,
+        health=health,
     )
 
 
