@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from finetune_contract.exitcodes import ExitCode
 from finetune_trainer.causes.cause import Cause
-from finetune_trainer.causes.table import RAISED_BY_LIBRARIES
+from finetune_trainer.causes.libraries import RAISED_BY_LIBRARIES
 from finetune_trainer.errors import AcceleratorOutOfMemory, ConfigurationError, TrainerError, Transient
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract.jobspec import Quantization
+from finetune_trainer.causes.foreseeing import foreseen
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import generation
 from finetune_trainer.model.gguf_parsing import parsed_once
@@ -50,6 +51,8 @@ def load_model(
     try:
         model = load_weights(files, _dtype(settings), **arguments)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if (known := foreseen(error)) is not None:
+            raise known from error
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         message = f"the weights cannot be loaded: {first_line}"
         raise ConfigurationError(message, field=FIELD, reason="ModelNotLoadable") from error

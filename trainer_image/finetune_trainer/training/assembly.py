@@ -57,9 +57,7 @@ def _fetch_model(setup: Setup) -> Path:
     return files.folder / files.gguf if files.gguf else files.folder
 
 
-def make_trainer(
-    setup: Setup, loaded: Loaded, arguments: Any, loss: BatchLoss, health: Health
-) -> ObjectiveTrainer:
+def make_trainer(setup: Setup, loaded: Loaded, arguments: Any, loss: BatchLoss, health: Health) -> ObjectiveTrainer:
     training = setup.job.spec.training
     needs_masters = setup.settings.precision == "bf16" and setup.settings.zero_stage is None
     return ObjectiveTrainer(

@@ -91,7 +91,7 @@ class Health:
 
     def _diverged(self, what: str, step: int, rate: float, *, of_step: bool = True) -> Diverged:
         if step == (1 if of_step else 0):
-            cure = "use another precision (spec.training.precision)" if self._precision != "fp32" else "use another model"
+            cure = "use another model" if self._precision == "fp32" else "use another spec.training.precision"
             return Diverged(
                 f"{what} {'at step 1, ' if of_step else ''}before any weight was trained: the model that "
                 f"spec.model.source names gives this by itself in {self._precision}. Check its files, or {cure}"
@@ -129,11 +129,13 @@ def first_not_finite(tensors: Iterable[Named]) -> str | None:
         if tensor.is_floating_point() and tensor.numel():
             groups.setdefault((tensor.device, tensor.dtype), []).append((name, tensor.detach()))
     for group in groups.values():
-        largest = torch.stack(torch._foreach_norm([tensor for _, tensor in group], math.inf))
-        for (name, _), is_finite in zip(group, torch.isfinite(largest).tolist(), strict=True):
-            if not is_finite:
-                return name
+        if not _is_finite([tensor for _, tensor in group]):
+            return next(name for name, tensor in group if not _is_finite([tensor]))
     return None
+
+
+def _is_finite(tensors: list[torch.Tensor]) -> bool:
+    return bool(torch.isfinite(torch.nn.utils.get_total_norm(tensors, math.inf)))
 
 
 def trained_tensors(model: Any) -> Iterator[Named]:

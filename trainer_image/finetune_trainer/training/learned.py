@@ -28,9 +28,7 @@ class Beginning:
         """Called on every rank: ZeRO-3 gathers."""
         return any(self._fingerprints.get(name) != fingerprint(parameter) for name, parameter in _effective(model))
 
-    def require_change(
-        self, model: Any, *, schedule: Schedule, precision: Precision, largest_gradient: float
-    ) -> None:
+    def require_change(self, model: Any, *, schedule: Schedule, precision: Precision, largest_gradient: float) -> None:
         """Raises ConfigurationError when the result would be what the run began with."""
         if largest_gradient != 0 and self.differs_from(model):
             return

@@ -4,8 +4,6 @@ Runs on every rank alike. Knows nothing about S3 layout, signals or progress: se
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import EvaluationResult
 from finetune_trainer.artifacts.storage import Storage
-from finetune_trainer.errors import AcceleratorOutOfMemory
+from finetune_trainer.causes.foreseeing import foreseen_ends
 from finetune_trainer.rank import libraries
 from finetune_trainer.rank.schedule import Schedule
 from finetune_trainer.training import result
@@ -48,7 +46,7 @@ def run(job: JobFile, storage: Storage, scratch: Path, hooks: Hooks) -> TrainRes
     libraries.set_up_training(job)
     hooks.enter("loading")
     setup = set_up(job, storage, scratch)
-    with _out_of_memory_reported():
+    with foreseen_ends():
         return _Training(setup, hooks).run()
 
 
@@ -156,14 +154,3 @@ class _Training:
             return None
         first = Score(before["loss"], tuple(before["answers"]))
         return compare(evaluator.questions, len(self._setup.prepared.evaluation), first, after)
-
-
-@contextmanager
-def _out_of_memory_reported() -> Iterator[None]:
-    """The fact alone: the operator says what helps."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise AcceleratorOutOfMemory(str(error).splitlines()[0]) from error

@@ -86,7 +86,9 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no ty
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Ours: transformers' warm-up begins with a step of rate 0."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, _as_function(self.schedule))
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, _as_function(self.schedule)
+            )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
