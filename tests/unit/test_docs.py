@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs import generate_fields
+from docs import generate_causes, generate_fields
 from finetune_contract.exitcodes import ExitCode
 from finetune_operator.core import identity
 from finetune_operator.core.stages import EXITS, EndKind
@@ -38,6 +38,10 @@ def test_the_page_of_exit_codes_calls_final_what_is_final() -> None:
     page = (ROOT / "docs" / "exit-codes.md").read_text()
     final = {int(code) for code in re.findall(r"^\| (\d+) \|.*\| final", page, flags=re.MULTILINE)}
     assert final == {code for code, kind in EXITS.items() if kind is EndKind.FINAL}
+
+
+def test_the_page_of_exit_codes_has_the_causes_of_the_trainer() -> None:
+    assert generate_causes.PAGE.read_text() == generate_causes.render(), "run: python -m docs.generate_causes"
 
 
 def test_the_page_of_classes_lists_the_charts() -> None:

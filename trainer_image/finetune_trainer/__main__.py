@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from finetune_contract import names
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import INVALID_JOB_FILE, TerminationRecord
-from finetune_trainer.errors import ConfigurationError, StoppedAfterSave, TrainerError
+from finetune_trainer.causes.foreseeing import foreseen
+from finetune_trainer.errors import ConfigurationError, StoppedAfterSave
 from finetune_trainer.pod import outcome
 from finetune_trainer.rank import libraries, reporting
 
@@ -154,11 +155,12 @@ def _read_job(path: Path) -> JobFile:
 def _concluded(role: outcome.Role, work: Callable[[], TerminationRecord]) -> TerminationRecord:
     try:
         return work()
-    except TrainerError as error:
-        print(f"{error.reason}: {error}", file=sys.stderr, flush=True)
-        return outcome.failure(role, error)
     except BaseException as error:  # noqa: BLE001 - the last line of defence: even a bug must leave a record
-        traceback.print_exc()
+        known = foreseen(error)
+        if known is None:
+            traceback.print_exc()
+        else:
+            print(f"{known.reason}: {known}", file=sys.stderr, flush=True)
         return outcome.failure(role, error)
 
 

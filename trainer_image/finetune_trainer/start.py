@@ -22,7 +22,13 @@ from finetune_trainer.artifacts.patience import Patience, until_stored
 from finetune_trainer.artifacts.saving import CheckpointCallback
 from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.artifacts.uploads import Uploads
-from finetune_trainer.errors import StoppedAfterSave, StoppedWithoutSave, Superseded, TrainerError
+from finetune_trainer.errors import (
+    AcceleratorOutOfMemory,
+    StoppedAfterSave,
+    StoppedWithoutSave,
+    Superseded,
+    TrainerError,
+)
 from finetune_trainer.pod import outcome
 from finetune_trainer.pod.endpoint import Endpoint
 from finetune_trainer.pod.liveness import LivenessCallback
@@ -32,7 +38,7 @@ from finetune_trainer.pod.preemption import PreemptCallback, StopRequest
 from finetune_trainer.pod.record_keeper import RecordKeeper
 from finetune_trainer.rank import heartbeat
 from finetune_trainer.rank.collectives import Nodes, Ranks, part
-from finetune_trainer.rank.device import Process
+from finetune_trainer.rank.device import Process, peak_memory_bytes
 from finetune_trainer.rank.reporting import from_rank_zero
 from finetune_trainer.training import train
 from finetune_trainer.training.result import TrainResult
@@ -58,7 +64,16 @@ class Start:
         endpoint = Endpoint(self._metrics, self._keeper if self._process.is_first else None)
         with endpoint if self._process.is_first_of_node else nullcontext():
             self.enter("starting")
-            return self._run()
+            try:
+                return self._run()
+            except AcceleratorOutOfMemory as error:
+                raise self._located(error) from error
+
+    def _located(self, error: AcceleratorOutOfMemory) -> AcceleratorOutOfMemory:
+        """With what the start was doing, and the most memory that it had in use."""
+        peak = f"{peak_memory_bytes() / 2**30:.1f} GiB"
+        where = f"while {self._keeper.record.activity}, peak memory {peak}"
+        return AcceleratorOutOfMemory(f"{error.message} ({where})", reason=error.reason)
 
     def _run(self) -> TerminationRecord:
         job, storage = self._job, self._storage

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract.jobspec import Quantization
+from finetune_trainer.causes.foreseeing import foreseen
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import generation, quantized, weights
 from finetune_trainer.model.architecture import load_config
@@ -72,7 +73,6 @@ def load_weights(files: ModelFiles, dtype: Any, *, source: str, report: Report =
     """
     from pickle import UnpicklingError
 
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -95,8 +95,8 @@ def load_weights(files: ModelFiles, dtype: Any, *, source: str, report: Report =
         )
         raise ConfigurationError(message, field=FIELD, reason="UnsafeWeights") from error
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, ImportError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+        if (known := foreseen(error)) is not None:
+            raise known from error
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         message = f"the weights of {source} cannot be loaded: {first_line}"
         raise ConfigurationError(message, field=FIELD, reason="ModelNotLoadable") from error

@@ -25,25 +25,26 @@ class AdamWithMasters(torch.optim.Optimizer):
             {"params": [next(masters) for _ in group["params"]], "weight_decay": group["weight_decay"]}
             for group in self.param_groups
         ]
-        self._adam = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+        """Of the masters."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for mine, inner in zip(self.param_groups, self._adam.param_groups, strict=True):
+        for mine, inner in zip(self.param_groups, self.optimizer.param_groups, strict=True):
             inner["lr"] = mine["lr"]
         for parameter, master in zip(self._parameters, self._masters, strict=True):
             master.grad = None if parameter.grad is None else parameter.grad.float()
-        self._adam.step()
+        self.optimizer.step()
         for master in self._masters:
             master.grad = None
         torch._foreach_copy_(self._parameters, self._masters)
 
     def state_dict(self) -> dict[str, Any]:
         groups = [{key: value for key, value in group.items() if key != "params"} for group in self.param_groups]
-        return {"adam": self._adam.state_dict(), "masters": self._masters, "groups": groups}
+        return {"adam": self.optimizer.state_dict(), "masters": self._masters, "groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._adam.load_state_dict(state_dict["adam"])
+        self.optimizer.load_state_dict(state_dict["adam"])
         for master, saved in zip(self._masters, state_dict["masters"], strict=True):
             master.copy_(saved)
         for group, saved_group in zip(self.param_groups, state_dict["groups"], strict=True):

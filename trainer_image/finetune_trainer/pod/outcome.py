@@ -4,7 +4,6 @@ A rank writes its record to a file for the supervisor of its node, which writes 
 torch nor boto3: the supervisor needs this and has to start at once.
 """
 
-import errno
 import faulthandler
 import os
 import signal
@@ -15,7 +14,7 @@ from finetune_contract import names
 from finetune_contract.exitcodes import ExitCode
 from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import TerminationRecord
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.causes.foreseeing import foreseen
 from finetune_trainer.rank import heartbeat
 
 Role = Literal["prepare", "train"]
@@ -43,25 +42,10 @@ def failure(role: Role, error: BaseException, *, progress: ProgressRecord | None
 
 
 def _verdict(error: BaseException) -> tuple[int, str, str]:
-    if isinstance(error, TrainerError):
-        return error.code, error.reason, error.message
-    kind, text = type(error).__name__, str(error)
-    if kind == "OutOfMemoryError" or "CUDA out of memory" in text:
-        return ExitCode.ACCELERATOR_OUT_OF_MEMORY, "AcceleratorOutOfMemory", text
-    if _is_disk_full(error):
-        return ExitCode.TRANSIENT, "StorageFull", f"no space left in the pod: {text}"
-    if kind in {"DistNetworkError", "DistStoreError"}:
-        return ExitCode.TRANSIENT, "PeersUnreachable", f"the other ranks could not be reached: {text}"
-    if kind == "DistBackendError" or "gloo" in text:
-        return EXIT_BUG, "CollectiveFailed", f"another rank is gone: {text}"
-    return EXIT_BUG, "InternalError", f"{kind}: {text}"
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    """The writers of torch and safetensors hide the errno in their text."""
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return True
-    return "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error)
+    known = foreseen(error)
+    if known is None:
+        return EXIT_BUG, "InternalError", f"{type(error).__name__}: {error}"
+    return known.code, known.reason, known.message
 
 
 def node_rank() -> int:

@@ -20,6 +20,7 @@ from finetune_contract.exitcodes import ExitCode
 from finetune_contract.jobspec import World
 from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import STOPPED_WITHOUT_SAVE, TerminationRecord
+from finetune_trainer.causes.table import CONSEQUENCES
 from finetune_trainer.pod import outcome
 from finetune_trainer.pod.watch import Hang, Watch, stacks
 from finetune_trainer.rank.cpus import available_cpus
@@ -215,8 +216,9 @@ def conclude(
 def _decide(ends: Sequence[RankEnd], stop_requested: bool, hang: Hang | None) -> TerminationRecord:
     if all(end.code is ExitCode.SUCCEEDED for end in ends):
         return next(end.record for end in ends if end.record)
+    causes = [end for end in ends if not _follows(end)]
     for code in _DECISIVE:
-        if chosen := next((end for end in ends if end.code is code), None):
+        if chosen := next((end for end in causes if end.code is code), None):
             return _named(chosen, len(ends))
     if hang is not None:
         per_node = len(ends)
@@ -250,7 +252,7 @@ def _named(end: RankEnd, ranks: int) -> TerminationRecord:
 
 def _without_code(ends: Iterable[RankEnd]) -> TerminationRecord:
     """Killed from outside, or a bug. A kill is the likelier cause of the other ranks' errors."""
-    end = min(ends, key=lambda end: (end.status >= 0, end.rank))
+    end = min(ends, key=lambda end: (end.status >= 0, _follows(end), end.rank))
     if end.status < 0:
         number = -end.status
         cure = "; the kernel does this when the memory limit is reached: raise spec.resources.memory" * (number == 9)
@@ -260,6 +262,11 @@ def _without_code(ends: Iterable[RankEnd]) -> TerminationRecord:
         return end.record.model_copy(update={"message": f"rank {end.rank}: {end.record.message}"})
     status = end.status or outcome.EXIT_BUG
     return _record(status, "NoOutcome", f"rank {end.rank} exited with {end.status} and left no record of the reason")
+
+
+def _follows(end: RankEnd) -> bool:
+    """It says no more than that another rank is gone."""
+    return end.record is not None and end.record.reason in CONSEQUENCES
 
 
 def _record(code: int, reason: str, message: str) -> TerminationRecord:

@@ -24,6 +24,7 @@ from finetune_trainer.prepare.pace import Note, Pace
 from finetune_trainer.prepare.pipeline import Pipeline, Split
 from finetune_trainer.prepare.templates import choose_template
 from finetune_trainer.rank.reporting import Report
+from finetune_trainer.rank.schedule import Schedule
 
 
 def run(
@@ -44,6 +45,7 @@ def run(
         Transient: storage or network.
     """
     storage.probe(job.spec.output.uri)
+    Schedule.of(job.spec.training, steps=1).check()
     objective = objective_for(job.spec.stage)
     place = places.place_of(job.spec.model, storage)
     model = checks.check_model(job, place, storage, scratch, report)
@@ -123,6 +125,7 @@ def _prepare(
         "inputs": made_from,
         "remarks": findings.remarks.as_dict(),
         "endOfTurn": chat.end_of_turn(split.first),
+        "warmupCountsFrom": 1,  # the rule of the run that this prepares; rows of 0.1.0 do not say it
     }
     store.write_description(chat.template, stats, folder)
     return counts

@@ -27,8 +27,6 @@ def training_arguments(job: JobFile, settings: Settings, device: Device, output_
         per_device_train_batch_size=training.per_device_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         learning_rate=training.learning_rate,
-        lr_scheduler_type=training.scheduler if training.scheduler != "constant" else "constant_with_warmup",
-        warmup_steps=min(training.warmup_ratio, 1 - 1e-9),  # 1.0 would be read as one step
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         optim="adamw_torch_fused" if not with_deepspeed else "adamw_torch",

@@ -15,6 +15,7 @@ from finetune_trainer.model.tokenizer import settle as settle_tokenizer
 from finetune_trainer.objectives.objective import BatchLoss
 from finetune_trainer.training.batches import BatchShape, RowSet
 from finetune_trainer.training.evaluation import Evaluator
+from finetune_trainer.training.health import Health
 from finetune_trainer.training.setup import Setup
 from finetune_trainer.training.trainer import ObjectiveTrainer
 
@@ -58,7 +59,7 @@ def _settle(setup: Setup, tokenizer: Any, model: Any) -> None:
     settle_tokenizer(tokenizer, prepared.template, end_of_turn=end_of_turn, first_token=first_token)
 
 
-def make_trainer(setup: Setup, loaded: Loaded, arguments: Any, loss: BatchLoss) -> ObjectiveTrainer:
+def make_trainer(setup: Setup, loaded: Loaded, arguments: Any, loss: BatchLoss, health: Health) -> ObjectiveTrainer:
     training = setup.job.spec.training
     needs_masters = setup.settings.precision == "bf16" and setup.settings.zero_stage is None
     return ObjectiveTrainer(
@@ -73,6 +74,7 @@ def make_trainer(setup: Setup, loaded: Loaded, arguments: Any, loss: BatchLoss) 
         ),
         rows=RowSet(setup.prepared.train),
         grouped=training.group_by_length,
+        health=health,
     )
 
 

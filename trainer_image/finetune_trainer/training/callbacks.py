@@ -8,21 +8,27 @@ from typing import Any
 from transformers import TrainerCallback
 
 
-class CheckpointSidecar(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Keeps a small JSON file in each checkpoint: what a resumed run cannot compute again."""
+class CheckpointSidecars(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Keeps small JSON files in each checkpoint: what a resumed run cannot compute again.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.value: dict[str, Any] | None = None
+    Args:
+        names: of the files.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self.values: dict[str, dict[str, Any]] = {}
+        """By name; a file is written once its value is there."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.should_save and self.value is not None:
+        if args.should_save:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / self._name).write_text(json.dumps(self.value))
+            for name, value in self.values.items():
+                (folder / name).write_text(json.dumps(value))
 
     def restore(self, checkpoint: Path) -> None:
-        file = checkpoint / self._name
-        self.value = json.loads(file.read_text()) if file.is_file() else None
+        files = {name: checkpoint / name for name in self._names}
+        self.values = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
 
 
 class TrainBeginCallback(TrainerCallback):  # type: ignore[misc]

@@ -19,6 +19,7 @@ from finetune_trainer.prepare import store
 from finetune_trainer.rank.device import Device, Process, detect
 from finetune_trainer.rank.per_node import once_per_node
 from finetune_trainer.rank.reporting import Report, discard, from_rank_zero
+from finetune_trainer.rank.schedule import Schedule
 from finetune_trainer.rank.settings import Settings, describe, resolve
 
 
@@ -58,6 +59,7 @@ def set_up(job: JobFile, storage: Storage, scratch: Path) -> Setup:
     device = detect(job.world, process)
     prepared = _fetch_prepared(job, storage, scratch)
     longest = int(prepared.train.lengths.max())
+    Schedule.of(job.spec.training, steps=1).check()
     inputs = pins.read(storage, job)
 
     def fetch_model() -> Path:
