@@ -16,6 +16,7 @@ from finetune_trainer.artifacts import manifests
 from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import source
+from finetune_trainer.objectives.answers import end_of_turn, prompt
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation, Message
 from finetune_trainer.pod import outcome
@@ -94,10 +95,8 @@ def _asker(tokenizer: Any, questions: Sequence[str]) -> Callable[[Any], tuple[st
     """Asks a model the questions, rendered with the template that the result was trained with."""
     chat = Chat(tokenizer, tokenizer.chat_template)
     turns = [Conversation(_FIELD, 1, (Message("user", text), Message("assistant", "x"))) for text in questions]
-    prompts, end_of_turn = [chat.prompt(turn) for turn in turns], chat.end_of_turn(turns[0])
-    return lambda model: answers.greedy(
-        model, tokenizer, prompts, end_of_turn=end_of_turn, max_new_tokens=_MAX_NEW_TOKENS
-    )
+    prompts, ends = [prompt(chat, turn) for turn in turns], end_of_turn(chat, turns[0])
+    return lambda model: answers.greedy(model, tokenizer, prompts, end_of_turn=ends, max_new_tokens=_MAX_NEW_TOKENS)
 
 
 # --- output ----------------------------------------------------------------------------------------------------

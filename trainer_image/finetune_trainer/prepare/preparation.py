@@ -17,6 +17,7 @@ from finetune_trainer.artifacts import manifests
 from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.model import source
 from finetune_trainer.model.gguf_parsing import parsed_once
+from finetune_trainer.objectives import answers
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation
 from finetune_trainer.objectives.objective import Objective, Rendered, Renderer, TokenRow
@@ -136,7 +137,7 @@ def _prepare(
         "overlap": overlap,
         "inputs": made_from,
         "remarks": remarks.as_dict(),
-        "endOfTurn": chat.end_of_turn(rows.first),
+        "endOfTurn": answers.end_of_turn(chat, rows.first),
     }
     questions = [_question(chat, row) for row in rows.held_out]
     return store.PreparedRows(train, held_out, questions, chat.template, stats)
@@ -153,7 +154,7 @@ def _render(renderer: Renderer, rows: Sequence[Conversation], what: str, report:
 
 def _question(chat: Chat, row: Conversation) -> store.Question:
     question = row.messages[-2].content if len(row.messages) > 1 else ""
-    return store.Question(chat.prompt(row), question, expected=row.messages[-1].content)
+    return store.Question(answers.prompt(chat, row), question, expected=row.messages[-1].content)
 
 
 def _counts(

@@ -1,0 +1,237 @@
+"""Where the answers of a conversation are in its text: exactly what the chat template writes for them, and no more.
+
+Three ways, the first that is exact for a conversation:
+1. the template marks its answers with `{% generation %}`;
+2. the answers are what the template adds to "everything before + the generation prompt", and each such beginning is one
+   of the whole text;
+3. the template rewrites what was said before (thoughts of earlier turns left out, tools moved): then each answer gets
+   a text of its own, as the model sees it when it is asked, and is learned in that text only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from finetune_trainer.errors import DataError
+from finetune_trainer.objectives import fidelity, prefills
+from finetune_trainer.objectives.chat import Chat, Rendering, Span
+from finetune_trainer.objectives.conversations import Conversation
+from finetune_trainer.objectives.remarks import Remark
+from finetune_trainer.objectives.spellings import Messages, spellings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A text that a model is trained on."""
+
+    text: str
+    spans: list[Span]
+    """Of the answers to learn, end of turn included."""
+    turns: list[int]
+    """Of which messages they are."""
+    closed: bool = True
+    """Does the template write something after the words of the last one?"""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What becomes of a conversation: one text, or one for each answer."""
+
+    texts: list[Trained]
+    remarks: list[Remark]
+
+
+def lesson(chat: Chat, conversation: Conversation, turns: Sequence[int]) -> Lesson:
+    """The texts that teach some answers of a conversation.
+
+    Args:
+        turns: positions of the answers among the messages.
+
+    Raises:
+        DataError: the template rejects the conversation, or leaves something of an answer out.
+    """
+    _check_tools(conversation, offered=chat.offers_tools)
+    first: DataError | None = None
+    for messages in spellings(conversation, chat.template):
+        written = _Written(chat, conversation, messages)
+        try:
+            texts = [_closed(conversation, trained) for trained in _texts(written, turns)]
+            _check_tools(conversation, offered=True, text=texts[-1].text)
+            return Lesson(texts, _remarks(conversation, texts))
+        except DataError as error:
+            first = first or error
+    assert first is not None  # there is at least one spelling
+    raise first
+
+
+def prompt(chat: Chat, conversation: Conversation) -> str:
+    """What a model is asked for the last answer with, exactly as a lesson has it: generation prompt included."""
+    last = len(conversation.messages) - 1
+    [trained] = lesson(chat, conversation, [last]).texts
+    return trained.text[: trained.spans[0][0]] if trained.spans else trained.text
+
+
+@dataclass
+class _Written:
+    """A conversation in one spelling, and what the template makes of its parts."""
+
+    chat: Chat
+    conversation: Conversation
+    messages: Messages
+    _memory: dict[tuple[int, bool], Rendering] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        return len(self.messages) - 1
+
+    def through(self, turn: int) -> Rendering:
+        """Everything up to a message, which is the last."""
+        return self._render(turn + 1, asking=False)
+
+    def asked(self, turn: int) -> str:
+        """What the model sees when it is asked for an answer."""
+        return self._render(turn, asking=True).text
+
+    def _render(self, count: int, *, asking: bool) -> Rendering:
+        key = (count, asking)
+        if key not in self._memory:
+            self._memory[key] = self.chat.render(self.conversation, self.messages[:count], asking=asking)
+        return self._memory[key]
+
+
+def _texts(written: _Written, turns: Sequence[int]) -> list[Trained]:
+    whole = written.through(written.last)
+    for find in (_marked, _by_prefix):
+        spans = find(written, whole, turns)
+        if spans is not None:
+            trained = Trained(whole.text, spans, list(turns))
+            if _lost(written.conversation, trained) is None:
+                return [trained]
+    return [_as_asked(written, turn) for turn in turns]
+
+
+def _marked(written: _Written, whole: Rendering, turns: Sequence[int]) -> list[Span] | None:
+    """By the template's own marks. None where it has none, or not one for each answer."""
+    answers = [index for index, message in enumerate(written.messages) if message["role"] == "assistant"]
+    if len(whole.marked) != len(answers):
+        return None
+    # A template may leave the end of the turn outside: what follows the last answer follows each.
+    end_of_turn = whole.text[whole.marked[-1][1] :].rstrip()
+    spans = dict(zip(answers, whole.marked, strict=True))
+    return [_with_end(whole.text, spans[turn], end_of_turn) for turn in turns]
+
+
+def _with_end(text: str, span: Span, end_of_turn: str) -> Span:
+    start, end = span
+    return (start, end + len(end_of_turn)) if text.startswith(end_of_turn, end) else span
+
+
+def _by_prefix(written: _Written, whole: Rendering, turns: Sequence[int]) -> list[Span] | None:
+    """By what the template adds. None where it rewrites what was before."""
+    spans: list[Span] = []
+    end_of_turn = _end_of_turn(written, whole.text)
+    for turn in turns:
+        before = written.asked(turn)
+        if not whole.text.startswith(before):
+            return None
+        end = _end(written, turn, whole.text, len(before), end_of_turn)
+        if end is None:
+            return None
+        spans.append((len(before), end))
+    return spans
+
+
+def _end_of_turn(written: _Written, text: str) -> str | None:
+    """What the template writes after the last answer, if it writes the answer as it is and nothing else."""
+    before, message = written.asked(written.last), written.conversation.messages[-1]
+    said = before + message.content
+    plain = not (message.tool_calls or message.reasoning) and text.startswith(said)
+    return text[len(said) :].rstrip() or None if plain else None
+
+
+def _end(written: _Written, turn: int, text: str, start: int, end_of_turn: str | None) -> int | None:
+    message = written.conversation.messages[turn]
+    # Nearly always the same follows each answer, and nothing needs to be rendered to know it.
+    if end_of_turn and not (message.tool_calls or message.reasoning):
+        said = message.content + end_of_turn
+        if text.startswith(said, start):
+            return start + len(said)
+    # Blanks after the end of the turn are the template's, not the model's.
+    through = written.through(turn).text.rstrip()
+    return len(through) if len(through) > start and text.startswith(through) else None
+
+
+def _as_asked(written: _Written, turn: int) -> Trained:
+    """One answer behind the prompt that a model is asked for it with."""
+    conversation, message = written.conversation, written.conversation.messages[turn]
+    before, through = written.asked(turn), written.through(turn).text.rstrip()
+    if through.startswith(before):
+        trained = Trained(written.through(turn).text, [(len(before), len(through))], [turn])
+    else:
+        answer = prefills.continued(before, through, message)
+        if answer is None:
+            cure = "set spec.dataset.template to another template"
+            problem = "the chat template writes an answer in another way than its own generation prompt begins one"
+            raise conversation.error(f"{problem}, so it cannot be told from its prompt; {cure}", message.place)
+        trained = Trained(before + answer, [(len(before), len(before + answer))], [turn])
+    if missing := _lost(conversation, trained):
+        raise conversation.error(
+            f"the chat template leaves out the answer's {missing}, so it would not be learned; remove it from the row, "
+            "or set spec.dataset.template to a template that writes it",
+            f"{message.place}.{missing.partition(' ')[0]}" if message.place else None,
+        )
+    return trained
+
+
+def _closed(conversation: Conversation, trained: Trained) -> Trained:
+    message, (_, end) = conversation.messages[trained.turns[-1]], trained.spans[-1]
+    is_closed = not message.tool_calls and not trained.text.endswith(message.content.rstrip(), 0, end)
+    return replace(trained, closed=is_closed)
+
+
+def _lost(conversation: Conversation, trained: Trained) -> str | None:
+    for turn, (start, end) in zip(trained.turns, trained.spans, strict=True):
+        if missing := fidelity.lost(conversation.messages[turn], trained.text[:start], trained.text[start:end]):
+            return missing
+    return None
+
+
+def _check_tools(conversation: Conversation, *, offered: bool, text: str | None = None) -> None:
+    for tool in conversation.tools:
+        name = tool["function"]["name"]
+        if not offered or (text is not None and name not in text):
+            raise conversation.error(
+                f"the chat template does not offer the tool {name!r} to the model; remove the column, or set "
+                "spec.dataset.template to a template that writes tools",
+                "tools",
+            )
+
+
+def _remarks(conversation: Conversation, texts: Sequence[Trained]) -> list[Remark]:
+    """What the rendering has otherwise than the row, though nothing of an answer is lost."""
+    remarks = []
+    place = f"{conversation.file}, row {conversation.number}"
+    learned = {turn: text for text in texts for turn in text.turns}
+    for index, message in enumerate(conversation.messages):
+        text = learned.get(index, texts[-1]).text
+        kind = fidelity.difference(message, text)
+        if kind is None and message.name is None and message.tool_call_id is None:
+            continue
+        if kind is not None and message.role != "assistant" and not fidelity.is_shown(message.content, text):
+            kind = f"text of a {message.role} turn is left out by the chat template"
+        if kind is not None and message.content.strip():
+            remarks.append(Remark(kind, f"{place}, {message.place}: {message.content[:60]!r}"))
+        for key, value in (("name", message.name), ("tool_call_id", message.tool_call_id)):
+            if value is not None and value not in text:
+                remarks.append(Remark(f"{key!r} of a turn is not used by the chat template", f"{place}: {value[:60]}"))
+    return remarks
+
+
+def end_of_turn(chat: Chat, conversation: Conversation) -> int:
+    """The token that ends an answer: where generation has to stop. The model's end-of-text token where the template
+    has no end-of-turn token of its own."""
+    trained = lesson(chat, conversation, [len(conversation.messages) - 1]).texts[-1]
+    [encoded] = chat.encode([trained.text])
+    last = int(encoded.ids[np.flatnonzero(encoded.within(trained.spans))[-1]])
+    return last if chat.ends_turn(last, trained.closed) else int(chat.tokenizer.eos_token_id)
