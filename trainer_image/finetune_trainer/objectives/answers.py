@@ -10,6 +10,7 @@ Three ways, the first that is exact for a conversation:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -93,6 +94,13 @@ class _Written:
         """What the model sees when it is asked for an answer."""
         return self._render(turn, asking=True).text
 
+    @cached_property
+    def end_of_turn(self) -> str:
+        """What the template writes after the words of the last answer. Empty where it does more than that."""
+        text, before = self.through(self.last).text, self.asked(self.last)
+        said = _end_of_words(self, self.last, text, len(before)) if text.startswith(before) else None
+        return "" if said is None else text[said : _end_of_turn(self.chat, text, said, len(text))]
+
     def _render(self, count: int, *, asking: bool) -> Rendering:
         key = (count, asking)
         if key not in self._memory:
@@ -116,60 +124,81 @@ def _marked(written: _Written, whole: Rendering, turns: Sequence[int]) -> list[S
     answers = [index for index, message in enumerate(written.messages) if message["role"] == "assistant"]
     if len(whole.marked) != len(answers):
         return None
-    # A template may leave the end of the turn outside: what follows the last answer follows each.
-    end_of_turn = whole.text[whole.marked[-1][1] :].rstrip()
-    spans = dict(zip(answers, whole.marked, strict=True))
-    return [_with_end(whole.text, spans[turn], end_of_turn) for turn in turns]
-
-
-def _with_end(text: str, span: Span, end_of_turn: str) -> Span:
-    start, end = span
-    return (start, end + len(end_of_turn)) if text.startswith(end_of_turn, end) else span
+    text, (last_start, last_end), before = whole.text, whole.marked[-1], written.asked(written.last)
+    # Some templates mark the head of the turn as well, which is the prompt's, and leave its end outside.
+    head = before[last_start:] if text.startswith(before) else ""
+    end_of_turn = text[last_end : _end_of_turn(written.chat, text, last_end, len(text))]
+    spans = []
+    for start, end in (dict(zip(answers, whole.marked, strict=True))[turn] for turn in turns):
+        begin = start + len(head) if text.startswith(head, start) else start
+        follows = end_of_turn and text.startswith(end_of_turn, end)
+        spans.append((begin, end + len(end_of_turn) if follows else _without_blanks(text, begin, end)))
+    return spans
 
 
 def _by_prefix(written: _Written, whole: Rendering, turns: Sequence[int]) -> list[Span] | None:
     """By what the template adds. None where it rewrites what was before."""
     spans: list[Span] = []
-    end_of_turn = _end_of_turn(written, whole.text)
     for turn in turns:
         before = written.asked(turn)
-        if not whole.text.startswith(before):
-            return None
-        end = _end(written, turn, whole.text, len(before), end_of_turn)
+        end = _end(written, turn, whole.text, len(before)) if whole.text.startswith(before) else None
         if end is None:
             return None
         spans.append((len(before), end))
     return spans
 
 
-def _end_of_turn(written: _Written, text: str) -> str | None:
-    """What the template writes after the last answer, if it writes the answer as it is and nothing else."""
-    before, message = written.asked(written.last), written.conversation.messages[-1]
-    said = before + message.content
-    plain = not (message.tool_calls or message.reasoning) and text.startswith(said)
-    return text[len(said) :].rstrip() or None if plain else None
+def _end(written: _Written, turn: int, text: str, start: int) -> int | None:
+    """Where an answer ends in the whole text. None where it does not end as it does when it is the last."""
+    said = _end_of_words(written, turn, text, start)
+    if said is not None and (end_of_turn := written.end_of_turn) and text.startswith(end_of_turn, said):
+        # Nearly always the same follows each answer, and nothing needs to be rendered to know it.
+        return said + len(end_of_turn)
+    alone = written.through(turn).text
+    end = _end_of_answer(written, turn, alone, start)
+    return end if end > start and text.startswith(alone[:end]) else None
 
 
-def _end(written: _Written, turn: int, text: str, start: int, end_of_turn: str | None) -> int | None:
+def _end_of_answer(written: _Written, turn: int, text: str, start: int) -> int:
+    """Where the last answer of a text ends."""
+    said = _end_of_words(written, turn, text, start)
+    return _end_of_turn(written.chat, text, start if said is None else said, len(text), closed=said is not None)
+
+
+def _end_of_words(written: _Written, turn: int, text: str, start: int) -> int | None:
+    """Where the words of an answer end, if the template writes them first and as they are."""
     message = written.conversation.messages[turn]
-    # Nearly always the same follows each answer, and nothing needs to be rendered to know it.
-    if end_of_turn and not (message.tool_calls or message.reasoning):
-        said = message.content + end_of_turn
-        if text.startswith(said, start):
-            return start + len(said)
+    if message.tool_calls or message.reasoning:
+        return None
+    for words in (message.content, message.content.strip()):
+        if text.startswith(words, start):
+            return start + len(words)
+    return None
+
+
+def _end_of_turn(chat: Chat, text: str, start: int, end: int, *, closed: bool = True) -> int:
+    """Where the turn ends: behind the first special token after its words. What follows that is the template's.
+
+    Args:
+        closed: the words of the answer are before `start`.
+    """
+    token = chat.special_token(text, start) if closed else None
+    return token if token is not None else _without_blanks(text, start, end)
+
+
+def _without_blanks(text: str, start: int, end: int) -> int:
     # Blanks after the end of the turn are the template's, not the model's.
-    through = written.through(turn).text.rstrip()
-    return len(through) if len(through) > start and text.startswith(through) else None
+    return start + len(text[start:end].rstrip())
 
 
 def _as_asked(written: _Written, turn: int) -> Trained:
     """One answer behind the prompt that a model is asked for it with."""
     conversation, message = written.conversation, written.conversation.messages[turn]
-    before, through = written.asked(turn), written.through(turn).text.rstrip()
+    before, through = written.asked(turn), written.through(turn).text
     if through.startswith(before):
-        trained = Trained(written.through(turn).text, [(len(before), len(through))], [turn])
+        trained = Trained(through, [(len(before), _end_of_answer(written, turn, through, len(before)))], [turn])
     else:
-        answer = prefills.continued(before, through, message)
+        answer = prefills.continued(before, through.rstrip(), message)
         if answer is None:
             cure = "set spec.dataset.template to another template"
             problem = "the chat template writes an answer in another way than its own generation prompt begins one"

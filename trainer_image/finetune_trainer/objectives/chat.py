@@ -117,6 +117,11 @@ class Chat:
         """
         return token in self._special_ids or (closed and token in self._added_ids)
 
+    def special_token(self, text: str, start: int) -> int | None:
+        """Where the first special token from a position on ends. None if there is none."""
+        found = self._special_texts.search(text, start)
+        return found.end() if found else None
+
     def compile(self) -> Any:
         """The template as a program. Raises jinja2.TemplateSyntaxError for one that is none."""
         # transformers keeps it: what a template may do and what it finds are the same as at inference. Its public
@@ -140,6 +145,11 @@ class Chat:
     def _special_ids(self) -> frozenset[int]:
         flagged = [token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special]
         return frozenset([*self.tokenizer.all_special_ids, *flagged])
+
+    @cached_property
+    def _special_texts(self) -> re.Pattern[str]:
+        texts = {self.tokenizer.convert_ids_to_tokens(token) for token in self._special_ids}
+        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
 
     @cached_property
     def _added_ids(self) -> frozenset[int]:
