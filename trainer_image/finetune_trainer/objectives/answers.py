@@ -161,7 +161,11 @@ def _end(written: _Written, turn: int, text: str, start: int) -> int | None:
 
 def _end_of_answer(written: _Written, turn: int, text: str, start: int) -> int:
     """Where the last answer of a text ends."""
+    message = written.conversation.messages[turn]
     said = _end_of_words(written, turn, text, start)
+    if said is None and not message.tool_calls:
+        end = written.chat.before_special_tokens(text)
+        said = end if text.endswith(message.content.strip(), start, end) else None
     return _end_of_turn(written.chat, text, start if said is None else said, len(text), closed=said is not None)
 
 
@@ -198,7 +202,8 @@ def _as_asked(written: _Written, turn: int) -> Trained:
     if through.startswith(before):
         trained = Trained(through, [(len(before), _end_of_answer(written, turn, through, len(before)))], [turn])
     else:
-        answer = prefills.continued(before, through.rstrip(), message)
+        ended = through[: _end_of_answer(written, turn, through, 0)]
+        answer = prefills.continued(before, ended, conversation.messages[turn - 1].content, message)
         if answer is None:
             cure = "set spec.dataset.template to another template"
             problem = "the chat template writes an answer in another way than its own generation prompt begins one"

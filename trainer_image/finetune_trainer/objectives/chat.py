@@ -119,8 +119,16 @@ class Chat:
 
     def special_token(self, text: str, start: int) -> int | None:
         """Where the first special token from a position on ends. None if there is none."""
-        found = self._special_texts.search(text, start)
+        found = self._any_special.search(text, start)
         return found.end() if found else None
+
+    def before_special_tokens(self, text: str) -> int:
+        """Where the special tokens and blanks begin that a text ends with."""
+        texts = self._specials
+        rest = text.rstrip()
+        while rest.endswith(texts):
+            rest = rest[: -max(len(token) for token in texts if rest.endswith(token))].rstrip()
+        return len(rest)
 
     def compile(self) -> Any:
         """The template as a program. Raises jinja2.TemplateSyntaxError for one that is none."""
@@ -147,9 +155,13 @@ class Chat:
         return frozenset([*self.tokenizer.all_special_ids, *flagged])
 
     @cached_property
-    def _special_texts(self) -> re.Pattern[str]:
-        texts = {self.tokenizer.convert_ids_to_tokens(token) for token in self._special_ids}
-        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+    def _specials(self) -> tuple[str, ...]:
+        texts = (self.tokenizer.convert_ids_to_tokens(token) for token in self._special_ids)
+        return tuple(sorted(set(filter(None, texts)), key=len, reverse=True))
+
+    @cached_property
+    def _any_special(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, self._specials)) or "(?!)")
 
     @cached_property
     def _added_ids(self) -> frozenset[int]:
