@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs import generate_causes, generate_fields
+from docs import generate_causes, generate_fields, generate_templates
 from finetune_contract.exitcodes import ExitCode
 from finetune_operator.core import identity
 from finetune_operator.core.stages import EXITS, EndKind
@@ -21,6 +21,10 @@ PAGES = sorted(
 
 def test_the_page_of_fields_is_what_the_crds_say() -> None:
     assert generate_fields.PAGE.read_text() == generate_fields.render(), "run: python -m docs.generate_fields"
+
+
+def test_the_page_of_templates_is_what_the_tests_hold() -> None:
+    assert generate_templates.PAGE.read_text() == generate_templates.render(), "run: python -m docs.generate_templates"
 
 
 def test_the_page_of_fields_names_what_starts_no_new_run() -> None:

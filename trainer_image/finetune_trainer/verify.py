@@ -16,6 +16,7 @@ from finetune_trainer.artifacts import manifests
 from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import generation, source
+from finetune_trainer.objectives.answers import end_of_turn, prompt
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation, Message
 from finetune_trainer.pod import outcome
@@ -97,10 +98,10 @@ def _asker(
     end where the published generation_config says; one of 0.1.0 has none: there, where the template ends a turn."""
     chat = Chat(tokenizer, tokenizer.chat_template)
     turns = [Conversation(_FIELD, 1, (Message("user", text), Message("assistant", "x"))) for text in questions]
-    prompts = [chat.prompt(turn) for turn in turns]
+    prompts = [prompt(chat, turn) for turn in turns]
     published = generation.of_base(saved).config
     if published.eos_token_id is None:
-        generation.settle(base, files, tokenizer, chat.end_of_turn(turns[0]))
+        generation.settle(base, files, tokenizer, end_of_turn(chat, turns[0]))
     else:
         base.generation_config = published
     return lambda model: answers.greedy(model, tokenizer, prompts, max_new_tokens=_MAX_NEW_TOKENS)

@@ -59,7 +59,7 @@ CASES = {
     "an answer is a number": (
         "rows.jsonl",
         _jsonl(GOOD, {"instruction": "How many?", "output": 7}),
-        "{file}, row 2, field 'output': must be a string, this is int",
+        "{file}, row 2, field 'output': must be a string, this is a number",
     ),
     "columns of no known format": (
         "rows.jsonl",
@@ -69,9 +69,9 @@ CASES = {
     ),
     "an unknown role": (
         "rows.jsonl",
-        _jsonl(_turns(("human", "Who?"), ("observation", "I"))),
-        "{file}, row 1, field 'conversations[1].from': unknown role 'observation'; "
-        "known are human, user, gpt, chatgpt, assistant, system",
+        _jsonl(_turns(("human", "Who?"), ("narrator", "I"))),
+        "{file}, row 1, field 'conversations[1].from': unknown role 'narrator'; known are system, developer, user, "
+        "human, assistant, gpt, chatgpt, function_call, tool, function, observation",
     ),
     "a conversation without an answer": (
         "rows.jsonl",
@@ -81,7 +81,7 @@ CASES = {
     "a message without content": (
         "rows.jsonl",
         _jsonl(_messages(("user", "Who?"), ("assistant", None))),
-        "{file}, row 1, field 'messages[1].content': must be a string",
+        "{file}, row 1, field 'messages[1].content': is null; give the text, or tool_calls",
     ),
     "a history that is not a list of pairs": (
         "rows.jsonl",

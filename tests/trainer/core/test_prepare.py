@@ -11,6 +11,7 @@ import pytest
 
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import PreparedResult
+from finetune_trainer.objectives.answers import end_of_turn, prompt
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation, Message
 from finetune_trainer.objectives.sft.rows import AnswerRenderer
@@ -106,13 +107,13 @@ def test_generation_stops_where_a_learned_answer_ends(template: str) -> None:
     tokenizer = tiny_tokenizer()
     chat = Chat(tokenizer, TEMPLATES.get(template, template))
     row = _render(AnswerRenderer(chat), TALK)
-    end_of_turn = chat.end_of_turn(Conversation("rows", 1, TALK))
-    assert end_of_turn == row.ids[row.supervised][-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    stop = end_of_turn(chat, Conversation("rows", 1, TALK))
+    assert stop == row.ids[row.supervised][-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
 def test_a_prompt_ends_where_the_answer_begins() -> None:
-    prompt = Chat(tiny_tokenizer(), TEMPLATES["chatml"]).prompt(Conversation("rows", 1, TALK[1:3]))
-    assert prompt == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    asked = prompt(Chat(tiny_tokenizer(), TEMPLATES["chatml"]), Conversation("rows", 1, TALK[1:3]))
+    assert asked == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])

@@ -14,6 +14,7 @@ from finetune_contract.termination import PreparedResult
 from finetune_trainer.artifacts import manifests
 from finetune_trainer.artifacts.storage import Storage
 from finetune_trainer.model import pins, places
+from finetune_trainer.objectives import answers
 from finetune_trainer.objectives.chat import Chat
 from finetune_trainer.objectives.conversations import Conversation
 from finetune_trainer.objectives.objective import Objective
@@ -124,7 +125,7 @@ def _prepare(
         "overlap": overlap,
         "inputs": made_from,
         "remarks": findings.remarks.as_dict(),
-        "endOfTurn": chat.end_of_turn(split.first),
+        "endOfTurn": answers.end_of_turn(chat, split.first),
         "warmupCountsFrom": 1,  # the rule of the run that this prepares; rows of 0.1.0 do not say it
     }
     store.write_description(chat.template, stats, folder)
@@ -155,7 +156,7 @@ def _pipeline(
 
 def _question(chat: Chat, row: Conversation) -> store.Question:
     question = row.messages[-2].content if len(row.messages) > 1 else ""
-    return store.Question(chat.prompt(row), question, expected=row.messages[-1].content)
+    return store.Question(answers.prompt(chat, row), question, expected=row.messages[-1].content)
 
 
 def _counts(split: Split) -> dict[str, int]:

@@ -7,7 +7,10 @@ template and 57 % with its own (hiyouga/LLaMA-Factory#2509).
 
 from typing import Any
 
+import jinja2
+
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.objectives.chat import Chat
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
@@ -43,8 +46,8 @@ def choose_template(tokenizer: Any, name: str) -> str:
     """The text of the template that a job asks for.
 
     Raises:
-        ConfigurationError: unknown name, `auto` for a model without a template, or the template's own tokens are not in
-            the model's vocabulary (embeddings are never resized).
+        ConfigurationError: unknown name, `auto` for a model without a template or with a broken one, or the template's
+            own tokens are not in the model's vocabulary (embeddings are never resized).
     """
     field = "spec.dataset.template"
     names = ", ".join(["auto", *TEMPLATES])
@@ -58,7 +61,31 @@ def choose_template(tokenizer: Any, name: str) -> str:
         raise ConfigurationError(
             f"{name} needs the tokens {', '.join(missing)}, which the model does not have; {cure}", field=field
         )
-    return TEMPLATES[name]
+    return _with_beginning(TEMPLATES[name], tokenizer)
+
+
+def _with_beginning(template: str, tokenizer: Any) -> str:
+    """A named template, beginning as the model's own texts do: with its token for the beginning, where it has one."""
+    if "bos_token" in template or not begins_texts(tokenizer):
+        return template
+    return "{{ bos_token }}" + template
+
+
+def begins_texts(tokenizer: Any) -> bool:
+    """Do the texts of a model begin with its bos_token? Some families name one that they never write.
+
+    The model's own template knows best; without one, the tokenizer, which writes the token by itself; without either,
+    a bos_token that has no other meaning.
+    """
+    token = tokenizer.bos_token
+    if token is None:
+        return False
+    if own := _text_of(tokenizer.chat_template):
+        return "bos_token" in own or token in own.split("{%", 1)[0]
+    if tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id:
+        return True
+    used = [tokenizer.eos_token, tokenizer.pad_token, *(token for tokens in _TOKENS.values() for token in tokens)]
+    return token not in used
 
 
 _TOKENS = {
@@ -68,13 +95,22 @@ _TOKENS = {
 
 
 def _own_template(tokenizer: Any, field: str) -> str:
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
+    template = _text_of(tokenizer.chat_template)
     if not template:
         problem = f"the model has no chat template of its own; use one of {', '.join(TEMPLATES)}"
         raise ConfigurationError(f"{problem}, and the same one when serving", field=field)
-    return str(template)
+    try:
+        Chat(tokenizer, template).compile()
+    except jinja2.TemplateSyntaxError as error:
+        cure = f"correct it in the model's folder, or use one of {', '.join(TEMPLATES)}"
+        problem = f"the model's chat template is broken at line {error.lineno} ({error.message})"
+        raise ConfigurationError(f"{problem}; {cure}", field=field) from None
+    return template
+
+
+def _text_of(template: Any) -> str:
+    """A tokenizer may have several templates by name."""
+    return str((template.get("default") if isinstance(template, dict) else template) or "")
 
 
 def _is_one_token(tokenizer: Any, token: str) -> bool:

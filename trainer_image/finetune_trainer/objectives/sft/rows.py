@@ -1,8 +1,8 @@
 """Conversations to token ids, with a mask of what is learned. Needs no torch.
 
-The mask comes from text positions: the whole conversation is rendered and tokenised once, exactly as it is when the
-model is served, and the spans of the answers are looked up in it. A span reaches to the token that ends the turn and
-includes it, or the model would never learn to stop.
+The mask comes from text positions: a conversation is rendered and tokenised exactly as it is when the model is served,
+and the spans of the answers are looked up in it. A span reaches to the token that ends the turn and includes it, or
+the model would never learn to stop.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from finetune_trainer.objectives.answers import Lesson, Trained, lesson
 from finetune_trainer.objectives.chat import Chat, Encoded
 from finetune_trainer.objectives.conversations import Conversation
 from finetune_trainer.objectives.objective import Rendered, TokenRow
@@ -33,29 +34,51 @@ class AnswerRenderer:
     mask_history: bool = False
 
     def render(self, conversations: Sequence[Conversation]) -> Iterator[Rendered]:
-        """One result for each conversation, in order. Raises DataError when the template rejects one."""
-        texts = [self.chat.text(conversation) for conversation in conversations]
-        spans = [
-            self._answer_spans(conversation, text) for conversation, text in zip(conversations, texts, strict=True)
-        ]
-        for encoded, spans_of_row in zip(self.chat.encode(texts), spans, strict=True):
-            row = self._token_row(encoded, spans_of_row)
-            yield Rendered([row], row.length)
+        """One result for each conversation, in order.
 
-    def _token_row(self, encoded: Encoded, spans: list[tuple[int, int]]) -> TokenRow:
-        row, supervised = np.asarray(encoded.ids, np.int32), np.full(len(encoded.ids), self.train_on_prompt)
-        for span in spans:
-            answer = encoded.within(span)
-            supervised |= answer
-        last = int(np.flatnonzero(answer)[-1]) if answer.any() else -1
-        if last >= 0 and not self.chat.ends_turn(int(row[last])):
+        Raises:
+            DataError: the template rejects a conversation, or leaves something of an answer out.
+        """
+        lessons = [lesson(self.chat, conversation, self._turns(conversation)) for conversation in conversations]
+        encoded = iter(self.chat.encode([trained.text for each in lessons for trained in each.texts]))
+        for conversation, each in zip(conversations, lessons, strict=True):
+            yield self._rendered(conversation, each, [next(encoded) for _ in each.texts])
+
+    def _turns(self, conversation: Conversation) -> list[int]:
+        """Positions of the answers to learn."""
+        messages = conversation.messages
+        answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+        if self.mask_history:
+            answers = answers[-1:]
+        learned = [index for index in answers if messages[index].learned]
+        if not learned:
+            cure = "give it weight 1, or set spec.dataset.maskHistory to false"
+            raise conversation.error(f"the last answer is not to be learned; {cure}", messages[-1].place or None)
+        return learned
+
+    def _rendered(self, conversation: Conversation, each: Lesson, encoded: Sequence[Encoded]) -> Rendered:
+        rows = [self._token_row(*pair) for pair in zip(each.texts, encoded, strict=True)]
+        if self.train_on_prompt:
+            rows = [TokenRow(row.ids, self._fresh(rows[:index], row)) for index, row in enumerate(rows)]
+        # The last row has all that was said before.
+        return Rendered(rows, rows[-1].length, (*conversation.remarks, *each.remarks))
+
+    def _token_row(self, trained: Trained, encoded: Encoded) -> TokenRow:
+        row, supervised = encoded.ids, encoded.within(trained.spans)
+        is_last = not trained.text[trained.spans[-1][1] :].strip()
+        last = int(np.flatnonzero(supervised)[-1]) if supervised.any() else -1
+        if is_last and last >= 0 and not self.chat.ends_turn(int(row[last]), trained.closed):
             # Templates without an end-of-turn token of their own get the model's end-of-text token.
             row = np.append(row[: last + 1], np.int32(self.chat.tokenizer.eos_token_id))
             supervised = np.append(supervised[: last + 1], True)
         return TokenRow(row, supervised)
 
-    def _answer_spans(self, conversation: Conversation, text: str) -> list[tuple[int, int]]:
-        answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
-        if self.mask_history:
-            answers = answers[-1:]
-        return [self.chat.answer_span(conversation, text, index) for index in answers]
+    @staticmethod
+    def _fresh(before: Sequence[TokenRow], row: TokenRow) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+        """True on all tokens that the row before did not have."""
+        fresh = np.ones(row.length, np.bool_)
+        if before:
+            length = min(row.length, before[-1].length)
+            differs = np.flatnonzero(row.ids[:length] != before[-1].ids[:length])
+            fresh[: differs[0] if len(differs) else length] = False
+        return fresh
