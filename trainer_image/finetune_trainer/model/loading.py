@@ -1,5 +1,7 @@
 """Loads the model to train, in the precision and with the attention that the settings chose."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,7 @@ def load_model(
         if settings.zero_stage != 3:  # there DeepSpeed places the weights
             arguments["device_map"] = {"": process.local_rank if device.is_gpu else "cpu"}
     model = load_weights(files, _dtype(settings), source=source, report=report, **arguments)
-    if quantization is not None:
-        _keep_cpu_layout(model)
+    _keep_cpu_layout(model)
     return model
 
 
@@ -71,23 +72,36 @@ def load_weights(files: ModelFiles, dtype: Any, *, source: str, report: Report =
     Raises:
         ConfigurationError: the files are damaged, or lack weights of the model, or hold those of another one.
     """
-    from pickle import UnpicklingError
-
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    if files.gguf:
+    config = None if files.gguf else load_config(files, source)
+    if config is None:
         arguments["quantization_config"] = _plain_gguf()
     else:
-        config = load_config(files, source)
         # transformers would read generation_config.json itself, and fail on what it does not accept
         ours = {"generation_config": generation.of_base(files).config, **quantized.load_arguments(config)}
         arguments = {**ours, **arguments}
     # A shape that differs is ours to report, with its cause.
     arguments |= {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True, "weights_only": True}
+    with _errors_of_loading(source), parsed_once(files):
+        model, info = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, **arguments)
+    if line := weights.check(weights.Difference.reported(info), model, source):
+        report(line)
+    if config is None:
+        _clear_quantizer(model)
+    elif quantized.is_unpacked(config):
+        _matrices_to(model, dtype)
+    return model
+
+
+@contextmanager
+def _errors_of_loading(source: str) -> Iterator[None]:
+    from pickle import UnpicklingError
+
+    from safetensors import SafetensorError
+
     try:
-        with parsed_once(files):
-            model, info = AutoModelForCausalLM.from_pretrained(**files.from_pretrained, **arguments)
+        yield
     except UnpicklingError as error:
         message = (
             f"the .bin weights of {source} are damaged, or hold more than tensors, which would run as code when they "
@@ -100,11 +114,6 @@ def load_weights(files: ModelFiles, dtype: Any, *, source: str, report: Report =
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         message = f"the weights of {source} cannot be loaded: {first_line}"
         raise ConfigurationError(message, field=FIELD, reason="ModelNotLoadable") from error
-    if line := weights.check(weights.Difference.reported(info), model, source):
-        report(line)
-    if files.gguf:
-        _clear_quantizer(model)
-    return model
 
 
 def decoder_layers(model: Any) -> list[Any]:
@@ -164,6 +173,13 @@ def _plain_gguf() -> Any:
     from transformers import GgufConfig
 
     return GgufConfig(dequantize=True)
+
+
+def _matrices_to(model: Any, dtype: Any) -> None:
+    """Matrices that were unpacked from fp8 come in the precision of their scales."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.ndim > 1:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _clear_quantizer(model: Any) -> None:

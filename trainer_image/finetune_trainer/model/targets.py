@@ -158,12 +158,10 @@ def _fused_experts(model: Any) -> set[str]:
 
 def _names_before_fusion(model: Any) -> set[str]:
     """Which peft translates (transformers before version 5 had a module for each expert)."""
-    from peft.utils import transformers_weight_conversion as of_peft
-    from transformers import conversion_mapping as of_transformers
+    from peft.utils import transformers_weight_conversion as tables  # which have no public names
 
-    # Both say of these tables that they are shared between the two libraries.
-    family = of_transformers._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)  # noqa: SLF001
-    return set(of_peft._MOE_TARGET_MODULE_MAPPING.get(family, {}))  # noqa: SLF001
+    family = tables._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)  # noqa: SLF001
+    return set(tables._MOE_TARGET_MODULE_MAPPING.get(family, {}))  # noqa: SLF001
 
 
 # --- notes -----------------------------------------------------------------------------------------------------------
