@@ -5,8 +5,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-Activity = Literal["starting", "downloading", "loading", "evaluating", "training", "saving", "publishing", "done"]
-"""What a start is doing; `spec.stage`, the objective, is another thing."""
+Activity = Literal[
+    "starting", "preparing", "downloading", "loading", "evaluating", "training", "saving", "publishing", "done"
+]
+"""What a start is doing (`preparing` is said by a preparation alone); `spec.stage`, the objective, is another thing."""
 
 
 class ProgressRecord(BaseModel):
@@ -24,6 +26,9 @@ class ProgressRecord(BaseModel):
     tokens_per_second: float | None = None
     tokens_total: int = 0
     eta_seconds: int | None = None
+    rows: int | None = None
+    """Rows that a preparation has done."""
+    rows_per_second: float | None = None
     checkpoint_step: int | None = None
     """Step of the newest checkpoint whose manifest is in S3."""
     checkpoint_uri: str | None = None

@@ -25,7 +25,7 @@ _SHARE_OF_RUN = 0.02
 _LONGEST_PAUSE_SECONDS = 300.0
 _AT_ONCE = 16
 _LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
-_ROLES = {stage.role for stage in STAGES if stage.has_checkpoints}
+_ROLES = {stage.role for stage in STAGES}
 
 Fetch = Callable[[str], Awaitable[ProgressRecord | None]]
 """From the address of a pod to what it says; None when it says nothing usable."""

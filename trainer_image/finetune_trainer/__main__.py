@@ -50,11 +50,16 @@ def prepare(job: JobOption = Path(names.JOB_FILE), scratch: ScratchOption = Path
         parsed = _read_job(job)
         libraries.set_up(parsed.spec.model.source)
         from finetune_trainer.artifacts.storage import Storage
+        from finetune_trainer.pod.endpoint import Endpoint
+        from finetune_trainer.pod.metrics import Metrics
+        from finetune_trainer.pod.record_keeper import RecordKeeper
         from finetune_trainer.prepare import preparation
 
-        storage = Storage.from_job(parsed)
+        storage, keeper, metrics = Storage.from_job(parsed), RecordKeeper(parsed), Metrics(parsed)
+        metrics.enter("preparing")
         storage.probe(parsed.spec.output.uri)
-        prepared = preparation.run(parsed, storage, scratch, reporting.to_stdout)
+        with Endpoint(metrics, keeper):
+            prepared = preparation.run(parsed, storage, scratch, reporting.to_stdout, keeper.note_preparation)
         return outcome.success(
             "prepare", f"{prepared.train_rows} rows are prepared at {prepared.uri}", prepared=prepared
         )

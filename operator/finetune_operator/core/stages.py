@@ -103,7 +103,7 @@ class Stage:
     exits: Mapping[ExitCode, EndKind] | None = None
     """What the codes of its pods mean; `EXITS` when None."""
     has_checkpoints: bool = False
-    """Rank 0 is asked for its progress, and an attempt resumes from the newest checkpoint."""
+    """An attempt resumes from the newest checkpoint, and its record tells of it even after its end."""
     has_own_retries: bool = False
     """spec.retries holds for it alone: failures of earlier stages are not at its expense."""
     is_wanted: Callable[[Raw], bool] = lambda spec: True
@@ -133,7 +133,7 @@ def _prepared(record: TerminationRecord) -> Result | None:
 
 
 def _prepared_blocks(result: PreparedResult) -> dict[str, Any]:
-    return {"prepared": result.model_dump(by_alias=True)}
+    return {"prepared": result.model_dump(by_alias=True), "progress": {}}  # which was that of the preparation
 
 
 def _rows(result: PreparedResult) -> str:

@@ -135,11 +135,11 @@ async def test_nobody_listens() -> None:
         assert await fetch_from(session, port=1)("127.0.0.1") is None
 
 
-def test_only_rank_0_of_a_running_training_is_asked() -> None:
+def test_only_rank_0_of_a_running_stage_is_asked() -> None:
     terminating = a_pod("t")
     terminating["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     pods = [a_pod("p"), a_pod("1", index="1"), a_pod("c", role="prepare"), a_pod("w", phase="Pending"), terminating]
-    assert [target.uid for target in targets(pods)] == ["p"]
+    assert [target.uid for target in targets(pods)] == ["p", "c"]
 
 
 def polled(

@@ -7,6 +7,7 @@ from typing import Any
 from finetune_contract.jobspec import JobFile
 from finetune_contract.progress import ProgressRecord
 from finetune_trainer.pod import outcome
+from finetune_trainer.prepare.pace import Progress
 
 
 class RecordKeeper:
@@ -24,6 +25,14 @@ class RecordKeeper:
     @property
     def record(self) -> ProgressRecord:
         return self._record
+
+    def note_preparation(self, progress: Progress) -> None:
+        self.update(
+            activity="preparing",
+            rows=progress.rows,
+            rows_per_second=progress.rows_per_second,
+            eta_seconds=progress.eta_seconds,
+        )
 
     def update(self, **fields: Any) -> None:
         with self._lock:

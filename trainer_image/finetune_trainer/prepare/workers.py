@@ -31,18 +31,19 @@ _AHEAD = 2
 
 
 def in_order(
-    work: Callable[[Item], Result], items: Iterator[Item], *, workers: int, report: Report, alone: int = ALONE
+    work: Callable[[Item], Result], items: Iterator[Item], *, workers: int, report: Report, alone: int | None = None
 ) -> Iterator[Result]:
     """The result for each item.
 
     Args:
         work: picklable; where it is not, all is done here.
+        alone: items that are done here first; `ALONE` unless given.
 
     Raises:
         TrainerError: of the first item, in their order, that has one; whether its work raised it or its reading.
         Transient: a worker was killed.
     """
-    yield from map(work, islice(items, alone))
+    yield from map(work, islice(items, ALONE if alone is None else alone))
     if workers < 2:
         yield from map(work, items)
         return

@@ -15,9 +15,7 @@ from finetune_operator.core.timestamps import format_time, parse_time
 
 
 def take_progress(draft: Draft) -> Draft:
-    if not draft.stage.has_checkpoints:
-        return draft
-    final = _final_record(draft)
+    final = _final_record(draft) if draft.stage.has_checkpoints else None
     if final is not None:
         return note_record(draft, final)
     pulled = draft.snapshot.progress
@@ -70,8 +68,24 @@ def _note_lost_steps(draft: Draft, record: ProgressRecord, lost: int) -> Draft:
 
 def progress_block(record: ProgressRecord) -> dict[str, Any]:
     """Measured floats as strings of fixed precision, so that a diff is stable."""
+    block = _rows_done(record) if record.activity == "preparing" else _steps_done(record)
+    if record.eta_seconds:  # 0 at the end, when evaluation and upload are still to come
+        block |= {"etaSeconds": record.eta_seconds, "eta": _duration(record.eta_seconds)}
+    return {name: value for name, value in block.items() if value != ""}
+
+
+def _rows_done(record: ProgressRecord) -> dict[str, Any]:
+    return {
+        "stage": record.activity,
+        "display": f"{record.rows:,} rows" if record.rows else "",
+        "rows": record.rows or 0,
+        "rowsPerSecond": "" if record.rows_per_second is None else f"{record.rows_per_second:.1f}",
+    }
+
+
+def _steps_done(record: ProgressRecord) -> dict[str, Any]:
     percent = 100 * record.step // record.total_steps if record.total_steps else 0
-    block: dict[str, Any] = {
+    return {
         "stage": record.activity,
         "display": f"{record.step}/{record.total_steps} ({percent}%)" if record.total_steps else "",
         "step": record.step,
@@ -81,9 +95,6 @@ def progress_block(record: ProgressRecord) -> dict[str, Any]:
         "loss": "" if record.loss is None else f"{record.loss:.4f}",
         "tokensPerSecond": "" if record.tokens_per_second is None else f"{record.tokens_per_second:.1f}",
     }
-    if record.eta_seconds:  # 0 at the end, when evaluation and upload are still to come
-        block |= {"etaSeconds": record.eta_seconds, "eta": _duration(record.eta_seconds)}
-    return {name: value for name, value in block.items() if value != ""}
 
 
 def _duration(seconds: int) -> str:
@@ -109,7 +120,9 @@ def _final_record(draft: Draft) -> ProgressRecord | None:
 
 
 def _is_current(draft: Draft, record: ProgressRecord) -> bool:
-    return (record.run, record.attempt) == (draft.status.run, draft.number)
+    """Preparation and training count their attempts for themselves: the activity says whose record it is."""
+    is_of_stage = (record.activity == "preparing") != draft.stage.has_checkpoints
+    return is_of_stage and (record.run, record.attempt) == (draft.status.run, draft.number)
 
 
 def _seconds_until_due(draft: Draft) -> float:

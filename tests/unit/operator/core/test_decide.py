@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_contract.jobspec import Attempt, JobFile
+from finetune_contract.progress import ProgressRecord
 from finetune_operator.core.decide import decide
 from finetune_operator.core.identity import first_rule_hash, run_hash
 from finetune_operator.core.plan import Create, DeleteJob, Plan, Trust
@@ -1138,6 +1139,8 @@ OBSTACLES = [
     ),
 ]
 
+PREPARING = ProgressRecord(run=1, attempt=1, activity="preparing", rows=12_000, rows_per_second=3_412.5, eta_seconds=90)
+
 PROGRESS = [
     Row(
         "pulled progress is written",
@@ -1163,6 +1166,28 @@ PROGRESS = [
                 "updatedAt": "2026-01-01T00:05:00Z",
             },
         },
+    ),
+    Row(
+        "progress of the preparation is written",
+        make_snapshot().preparing().seeing(prepare_child(), prepare_pod().running()).with_progress(PREPARING),
+        want_reason="Preparing",
+        want_fields={
+            "progress": {
+                "stage": "preparing",
+                "display": "12,000 rows",
+                "rows": 12_000,
+                "rowsPerSecond": "3412.5",
+                "etaSeconds": 90,
+                "eta": "1m30s",
+                "updatedAt": "2026-01-01T00:05:00Z",
+            },
+        },
+    ),
+    Row(
+        "progress of the preparation is not taken for that of the training",
+        make_snapshot().training().seeing(train_child(), train_pod().running()).with_progress(PREPARING),
+        want_reason="Training",
+        want_fields={"progress": None},
     ),
     Row(
         "and once an interval at most",
