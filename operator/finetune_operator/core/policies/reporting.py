@@ -20,8 +20,8 @@ def take_progress(draft: Draft) -> Draft:
     final = _final_record(draft)
     if final is not None:
         return note_record(draft, final)
-    pulled = draft.snapshot.progress
-    if pulled is None or not _is_current(draft, pulled):
+    pulled = current_progress(draft)
+    if pulled is None:
         return draft
     wait = _seconds_until_due(draft)
     if wait > 0:
@@ -108,8 +108,11 @@ def _final_record(draft: Draft) -> ProgressRecord | None:
     return max(found, key=lambda record: (record.step, record.checkpoint_step or 0), default=None)
 
 
-def _is_current(draft: Draft, record: ProgressRecord) -> bool:
-    return (record.run, record.attempt) == (draft.status.run, draft.number)
+def current_progress(draft: Draft) -> ProgressRecord | None:
+    """What rank 0 of this attempt said last; None when it said nothing yet."""
+    record = draft.snapshot.progress
+    is_current = record is not None and (record.run, record.attempt) == (draft.status.run, draft.number)
+    return record if is_current else None
 
 
 def _seconds_until_due(draft: Draft) -> float:
