@@ -1,15 +1,19 @@
-"""A real S3 server for the trainer's tests: SeaweedFS, once per session, with an administrator and an ordinary user."""
+"""A real S3 server for the trainer's tests: SeaweedFS, once per session, with an administrator, an ordinary user, and
+whatever identities and denials a test asks for."""
 
 import itertools
 import json
 import os
+import signal
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from dev.kit.ports import ReservedPort
 from dev.localcluster import s3 as launcher
@@ -29,6 +33,8 @@ class S3:
     access: launcher.S3
     folder: Path
     prefixes: Iterator[int]
+    pid: int
+    _denials: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def endpoint(self) -> str:
@@ -42,6 +48,59 @@ class S3:
             (folder / "AWS_ACCESS_KEY_ID").write_text(access)
             (folder / "AWS_SECRET_ACCESS_KEY").write_text(secret)
         return folder
+
+    @property
+    def identities(self) -> Path:
+        return self.folder / "identities.json"
+
+    def identify(self, name: str, keys: launcher.Keys, *actions: str) -> None:
+        """From now on `name` has these keys and no others, and may do this in the bucket: "Read", "Write", "List"."""
+        document = json.loads(self.identities.read_text()) if self.identities.exists() else {"identities": []}
+        others = [identity for identity in document["identities"] if identity["name"] != name]
+        credentials = [{"accessKey": keys.access_key, "secretKey": keys.secret_key}]
+        allowed = [f"{action}:{BUCKET}" for action in actions]
+        identity = {"name": name, "credentials": credentials, "actions": allowed}
+        self.identities.write_text(json.dumps({"identities": [*others, identity]}))
+        os.kill(self.pid, signal.SIGHUP)
+        until(f"the server knows {keys.access_key}", lambda: self._knows(keys), seconds=60, pause=0.05)
+
+    def _knows(self, keys: launcher.Keys) -> bool:
+        try:
+            self.access.client(keys).head_object(Bucket=BUCKET, Key="none")
+        except ClientError as error:
+            return not self._rejects(keys, error)
+        return True
+
+    def _rejects(self, keys: launcher.Keys, error: ClientError) -> bool:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 403:
+            return False
+        try:
+            self.access.client(keys).put_object(Bucket="none", Key="none")
+        except ClientError as explained:
+            return explained.response["Error"]["Code"] in {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+        return False
+
+    @contextmanager
+    def denied(self, uri: str, actions: Sequence[str] = ("s3:PutObject",)) -> Iterator[None]:
+        """Nobody may do this below `uri`, or at objects that match it."""
+        path = uri.removeprefix("s3://")
+        resources = [f"arn:aws:s3:::{path}", f"arn:aws:s3:::{path}/*"]
+        denial = {"Effect": "Deny", "Principal": "*", "Action": list(actions), "Resource": resources}
+        self._denials.append(denial)
+        self._put_policy()
+        try:
+            yield
+        finally:
+            self._denials.remove(denial)
+            self._put_policy()
+
+    def _put_policy(self) -> None:
+        admin = self.client("admin")
+        if self._denials:
+            document = {"Version": "2012-10-17", "Statement": self._denials}
+            admin.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(document))
+        else:
+            admin.delete_bucket_policy(Bucket=BUCKET)
 
     def client(self, who: str = "user") -> Any:
         return self.access.client(self.access.admin if who == "admin" else self.access.user)
@@ -90,7 +149,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     try:
         until("weed serves", serves, seconds=300, explain=lambda: log.read_text()[-2000:])
         launcher.ensure_bucket(access)
-        yield S3(access, folder, itertools.count())
+        yield S3(access, folder, itertools.count(), server.pid)
     finally:
         server.kill()  # nothing in it is worth an orderly end
         server.wait()

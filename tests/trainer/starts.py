@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from dev.localcluster.waiting import until
 from finetune_contract import layout
 from finetune_contract.jobspec import JobFile, Prepared
 from finetune_contract.manifest import MANIFEST_NAME, Manifest
+from finetune_contract.progress import ProgressRecord
 from finetune_contract.termination import TerminationRecord
 from finetune_trainer.artifacts import checkpoints, manifests
 from finetune_trainer.pod import outcome
@@ -126,6 +127,20 @@ class Running:
             int(operations.read_text()) if operations.exists() else None,
         )
 
+    def progress(self) -> ProgressRecord | None:
+        """What rank 0 says of itself."""
+        return outcome.read_progress(self.folder / "outcome-0")
+
+    def wait_for(self, what: str, so: Callable[[ProgressRecord], object]) -> None:
+        """Until rank 0 says something that is `so`."""
+
+        def says() -> bool:
+            progress = self.progress()
+            assert _runs(self.pids[0]), f"rank 0 ended before {what}; the log:\n{self.log()}"
+            return progress is not None and bool(so(progress))
+
+        until(what, says, seconds=300, pause=0.02, explain=self.log)
+
     def log(self) -> str:
         return (self.folder / "log-0").read_text()
 
@@ -178,6 +193,7 @@ class Runner:
         attempt: int = 1,
         changes: Mapping[str, Any] | None = None,
         gates: Sequence[Mapping[str, Any]] = (),
+        env: Mapping[str, str] | None = None,
     ) -> Running:
         """Every rank of every node, each node with a scratch folder of its own, as a pod has.
 
@@ -186,6 +202,7 @@ class Runner:
             gates: places where rank 0 waits for `Running.held`, in order: `{"activity": "loading"}`, `{"step": 4}`
                 (or any other field of the progress record) as soon as the record says so, and `{"within_step": 8}`
                 when its gradients are computed and no parameter has changed.
+            env: of all ranks, beside what the pod sets.
         """
         settings = job.attempt.model_copy(update={"number": attempt, **(changes or {})})
         folder = self._last = self.folder / f"start-{next(self._numbers)}"
@@ -217,6 +234,7 @@ class Runner:
                     "LOCAL_WORLD_SIZE": str(per_node),
                     "MASTER_ADDR": "127.0.0.1",
                     "MASTER_PORT": str(port.number),
+                    **(env or {}),
                 },
             )
             for rank in range(ranks)

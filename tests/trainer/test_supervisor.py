@@ -23,7 +23,7 @@ pytestmark = pytest.mark.races
 
 # What a rank script can use: no torch, no pydantic, so that a process starts in milliseconds.
 PRELUDE = """
-import json, os, signal, sys, time
+import faulthandler, json, os, signal, struct, sys, time
 folder, me = os.environ["FINETUNE_OUTCOME_DIR"], int(os.environ["RANK"])
 def leave(code, reason="R", message="m", **more):
     path = f"{folder}/rank-{os.environ['LOCAL_RANK']}.json"
@@ -34,6 +34,10 @@ def end(code, **more):
 def mark(name): open(f"{folder}/../{name}-{me}", "a").write("x")
 def wait_for(name):
     while not os.path.exists(f"{folder}/../{name}"): time.sleep(0.005)
+def show(beats, limit, step=0, stage="training", moved=0):
+    data = struct.pack("<QQdq40s", beats, moved, limit, step, stage.encode())
+    path = f"{folder}/heartbeat-{os.environ['LOCAL_RANK']}"
+    open(path + ".draft", "wb").write(data); os.replace(path + ".draft", path)
 def on_term(action): signal.signal(signal.SIGTERM, lambda *_: action())
 """
 
@@ -200,6 +204,63 @@ def test_a_code_that_differs_from_its_record_is_not_believed(start: Start) -> No
     assert record.reason == "NoOutcome", "3 is the user's data only if the record says so"
 
 
+def test_a_rank_that_uploads_is_not_killed_when_another_leaves(start: Start) -> None:
+    script = """
+if me == 1: end(85)
+wait_for_end = time.monotonic() + 1.5
+moved = 0
+while time.monotonic() < wait_for_end:
+    moved += 1
+    show(moved, 600, moved=moved, stage="evaluating"); time.sleep(0.02)
+end(85, message="all is saved")
+"""
+    code, record = start(script, ranks=2, patience=0.5, FINETUNE_HANG_STEP_SECONDS="0.2").end()
+    assert code == 85
+    assert record is not None
+    assert record.message == "rank 0: all is saved"
+
+
+# --- a node that stands still ----------------------------------------------------------------------------------------
+def test_a_node_without_a_sign_of_life_is_ended_and_named(start: Start) -> None:
+    code, record = start("time.sleep(600)", ranks=2, FINETUNE_HANG_STAGE_SECONDS="0.4").end()
+    assert code == 75
+    assert record is not None
+    assert (record.code, record.reason) == (ExitCode.TRANSIENT, "Hung")
+    assert "while starting" in record.message
+    assert "the next attempt resumes" in record.message
+
+
+def test_the_rank_that_hangs_is_named_with_its_stage_and_step_and_says_where_it_stands(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = """
+faulthandler.register(signal.SIGUSR2, file=open(f"{folder}/stacks-{os.environ['LOCAL_RANK']}", "wb"), all_threads=True)
+def stuck_in_a_collective(): time.sleep(600)
+show(1, 0.4 if me == 3 else 1.0, step=7)
+if me == 2: time.sleep(0.3); show(2, 0.4, step=7)
+stuck_in_a_collective()
+"""
+    code, record = start(
+        script, ranks=2, FINETUNE_HANG_STEP_SECONDS="0.2", nodes=2, JOB_COMPLETION_INDEX="1", MASTER_ADDR="x"
+    ).end()
+    assert code == 75
+    assert record is not None
+    assert record.reason == "Hung"
+    assert "rank 3 showed no sign of life" in record.message
+    assert "while training after step 7" in record.message
+    printed = capfd.readouterr().out
+    assert "--- stacks of rank 2 ---" in printed
+    assert printed.count("in stuck_in_a_collective") == 2
+
+
+def test_what_a_rank_says_itself_beats_a_hang(start: Start) -> None:
+    script = """
+if me == 1: end(71)
+time.sleep(600)
+"""
+    assert start(script, ranks=2, patience=600, FINETUNE_HANG_STAGE_SECONDS="0.4").end()[0] == 71
+
+
 def test_a_supervisor_killed_by_the_kernel_leaves_no_record(start: Start) -> None:
     running = start("open(f'{folder}/../pid', 'w').write(str(os.getpid())); mark('ready'); time.sleep(600)")
     running.wait_for("ready-0")
@@ -320,6 +381,27 @@ def test_results_are_those_of_rank_0_whoever_decides(tmp_path: Path) -> None:
     assert (record.exit_code, record.artifact) == (75, artifact)
     assert record.progress is not None
     assert record.progress.step == 9
+
+
+@pytest.mark.parametrize(
+    ("step", "saved", "killed", "want"),
+    [
+        pytest.param(9, 6, True, (75, "StoppedWithoutSave"), id="killed before it could save"),
+        pytest.param(9, 9, True, (85, "R"), id="everything was saved"),
+        pytest.param(9, 6, False, (85, "R"), id="its own word counts"),
+        pytest.param(0, None, True, (85, "R"), id="nothing had been done"),
+    ],
+)
+def test_a_stop_is_no_85_when_a_rank_was_killed_with_unsaved_steps(
+    tmp_path: Path, step: int, saved: int | None, killed: bool, want: tuple[int, str]
+) -> None:
+    progress = ProgressRecord(run=1, attempt=1, activity="training", step=step, checkpoint_step=saved)
+    outcome.progress_file(tmp_path).write_text(progress.model_dump_json())
+    first = ended(0, -9, ours=True) if killed else ended(0, 85, record=85)
+    record = conclude([first, ended(1, 85, record=85)], stop_requested=True, folder=tmp_path)
+    assert (record.exit_code, record.reason) == want
+    if killed and want[0] == 75:
+        assert "steps 7 to 9 are not saved" in record.message
 
 
 # --- a rank's share --------------------------------------------------------------------------------------------------

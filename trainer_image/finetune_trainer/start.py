@@ -136,7 +136,7 @@ class Start:
         )
         artifact = until_stored(
             lambda: publish.publish(self._storage, self._job, published, fence, self._scratch),
-            "the result",
+            "The result",
             Patience(),
             self._note_waiting,
         )

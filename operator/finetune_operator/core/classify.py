@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_contract.exitcodes import ExitCode
-from finetune_contract.termination import INVALID_JOB_FILE, TerminationRecord
+from finetune_contract.termination import INVALID_JOB_FILE, STOPPED_WITHOUT_SAVE, TerminationRecord
 from finetune_operator.core.conditions import Reason, compose
 from finetune_operator.core.objects import JobEnd, Pod
 from finetune_operator.core.stages import EndKind, Stage
@@ -94,10 +94,18 @@ def _of_record(record: TerminationRecord, pod: Pod, stage: Stage) -> End:
     code, kind = record.code, stage.means(record.code)
     if code is ExitCode.STOPPED_AFTER_SAVE:
         return End(kind, _disruption_reason(pod, Reason.STOPPED), record.message, record)
+    if record.reason == STOPPED_WITHOUT_SAVE and _was_told_to_stop(pod):
+        return End(EndKind.UNCOUNTED, _disruption_reason(pod, Reason.STOPPED_WITHOUT_SAVE), record.message, record)
     if record.reason == INVALID_JOB_FILE:
         return End(EndKind.UNREADABLE, record.reason, record.message, record)
     reason = Reason.ACCELERATOR_OUT_OF_MEMORY if code is ExitCode.ACCELERATOR_OUT_OF_MEMORY else record.reason
     return End(kind, reason, record.message, record)
+
+
+def _was_told_to_stop(pod: Pod) -> bool:
+    """By a disruption, a suspension, a deletion: the steps that were lost are nobody's fault. A process that was
+    stopped in a pod that nobody touched has a cause that may come again."""
+    return pod.disruption is not None or pod.is_terminating
 
 
 def _of_container(pod: Pod, memory_limit: str) -> End | None:

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     UNKNOWN_FIELD = "UnknownField"
     BACKING_OFF = "BackingOff"
     WAITING_FOR_PODS = "WaitingForPods"
+    WAITING_FOR_STORAGE = "WaitingForStorage"
     # final
     INVALID_SPEC = "InvalidSpec"
     INVALID_RESOURCES = "InvalidResources"
@@ -73,6 +74,7 @@ class Reason(StrEnum):
     OOM_KILLED = "OOMKilled"
     CRASHED = "Crashed"
     STOPPED = "Stopped"
+    STOPPED_WITHOUT_SAVE = "StoppedWithoutSave"
     PREEMPTED = "Preempted"
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"

@@ -41,7 +41,8 @@ EXITS: Mapping[ExitCode, EndKind] = {
     ExitCode.STOPPED_AFTER_SAVE: EndKind.UNCOUNTED,
 }
 """What follows from each code of the contract: the one place that says what is final. A stage that sees a code
-differently says so in its own table."""
+differently says so in its own table. A transient end does not count when the trainer was told to stop and could not
+save in time (`classify`)."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def until_stored(action: Callable[[], Result], what: str, patience: Patience, wa
     """Tries again while the storage refuses, as long as `patience.pause`; returns what `action` does.
 
     Args:
-        what: the subject of the sentence that says why it waits: "the result".
+        what: the subject of the sentence that says why it waits: "The result".
 
     Raises:
         Superseded: at once.
@@ -61,7 +61,8 @@ def until_stored(action: Callable[[], Result], what: str, patience: Patience, wa
             failures += 1
             if time.monotonic() - since >= patience.pause:
                 raise
-            waiting(f"{what} cannot be stored: {error}")
+            if failures == 1:
+                waiting(f"{what} cannot be stored: {error}")
             _sleep(patience.before_try(failures))
         else:
             if failures:

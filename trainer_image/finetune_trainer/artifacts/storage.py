@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import tenacity
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
+from s3transfer.exceptions import S3DownloadFailedError, S3ValidationError
 
 from finetune_contract import names
 from finetune_contract.jobspec import JobFile
@@ -347,6 +348,8 @@ def _as_vanished(uri: str, field: str) -> Iterator[None]:
     """What is downloaded was there a moment ago, when its size was asked for."""
     try:
         yield
+    except (S3DownloadFailedError, S3ValidationError) as error:  # its parts do not belong together
+        raise Vanished(uri, field) from error
     except ClientError as error:
         if status_of(error) == 412 or code_of(error) in {"404", "NoSuchKey"}:
             raise Vanished(uri, field) from error

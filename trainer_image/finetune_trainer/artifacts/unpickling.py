@@ -6,12 +6,15 @@ forced on every `torch.load` of this process, whatever a library asks for (DeepS
 
 import os
 import pickle
+import re
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+_GLOBAL = re.compile(r"GLOBAL (\S+)")
 _PICKLED = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 _NEVER_READ = {"training_args.bin"}
 """What the Trainer writes beside a model and reads nowhere: full of names that are not on the list."""
@@ -26,15 +29,13 @@ def restrict() -> None:
 def problems(folder: Path) -> list[str]:
     """What is wrong with the pickles of a checkpoint, without running or reading more than their structure. Removes
     what nobody reads. Empty: all of it may be loaded."""
+    restrict()
     for name in _NEVER_READ:
         for path in folder.rglob(name):
             path.unlink()
-    pickled = (path for path in sorted(folder.rglob("*")) if path.suffix in _PICKLED and path.is_file())
-    return [
-        f"{path.relative_to(folder).as_posix()} {problem}"
-        for path in pickled
-        if (problem := _problem(path)) is not None
-    ]
+    pickled = [path for path in sorted(folder.rglob("*")) if path.suffix in _PICKLED and path.is_file()]
+    said = {path.relative_to(folder).as_posix(): _problem(path) for path in pickled}
+    return [f"{name} {problem}" for name, problem in said.items() if problem is not None]
 
 
 def _problem(path: Path) -> str | None:
@@ -43,16 +44,12 @@ def _problem(path: Path) -> str | None:
     try:
         torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
-        return f"is refused: it holds more than tensors and numbers ({_first_line(error)})"
+        named = _GLOBAL.search(str(error))
+        what = f"it names {named[1]}" if named else "it holds more than tensors and numbers"
+        return f"is refused: {what}, which may run code"
     except Exception as error:  # noqa: BLE001 - whatever the bytes provoke, they are no checkpoint
-        return f"cannot be read ({type(error).__name__}: {_first_line(error)})"
+        return f"cannot be read ({type(error).__name__})"
     return None
-
-
-def _first_line(error: Exception) -> str:
-    """torch wraps the fact in advice on how to switch the protection off."""
-    lines = [line.strip() for line in str(error).splitlines() if "WeightsUnpickler error" in line] or [str(error)]
-    return lines[0].removeprefix("WeightsUnpickler error: ")[:200]
 
 
 def _allowed() -> list[Any]:
@@ -69,8 +66,6 @@ def _allowed() -> list[Any]:
 
 
 def _of_deepspeed() -> list[Any]:
-    import sys
-
     if sys.modules.get("deepspeed") is None:
         return []
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler

@@ -138,9 +138,9 @@ class Uploads:
                         raise StoppedWithoutSave(f"stopped on request while {self._lost(self._failure)}")
                     if time.monotonic() - since >= self._patience.pause:
                         raise Transient(self._lost(self._failure), reason="CheckpointNotStored")
-                    said = f"the checkpoint of step {self.done_step} cannot be stored: {self._failure}"
-                    if said != told:
-                        self._on_waiting(told := said)
+                    if not told:
+                        told = f"The checkpoint of step {self.done_step} cannot be stored: {self._failure}"
+                        self._on_waiting(told)
                 self._changed.wait(min(_TICK_SECONDS, self._patience.pause))
             self._raise_fatal()
         if told:

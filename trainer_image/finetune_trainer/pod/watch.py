@@ -92,19 +92,23 @@ class Watch:
 def stacks(folder: Path, running: Mapping[int, int]) -> dict[int, str]:
     """Of all threads of each rank, by local rank: where it stands. Empty for one that cannot say it any more."""
     files = {local_rank: outcome.stacks_file(folder, local_rank) for local_rank in running.values()}
-    for pid, local_rank in running.items():
-        if files[local_rank].exists():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, outcome.STACKS_SIGNAL)
-    ends, before = time.monotonic() + _STACKS_SECONDS, -1
-    while time.monotonic() < ends and (size := sum(_size(file) for file in files.values())) != before:
-        before = size if all(map(_size, files.values())) else -1
-        time.sleep(0.2)
-    return {local_rank: file.read_text(errors="replace") if _size(file) else "" for local_rank, file in files.items()}
+    asked = [(pid, files[local_rank]) for pid, local_rank in running.items() if files[local_rank].exists()]
+    for pid, _ in asked:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, outcome.STACKS_SIGNAL)
+    _await_answers([file for _, file in asked])
+    return {rank: file.read_text(errors="replace") if file.exists() else "" for rank, file in files.items()}
 
 
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+def _await_answers(files: list[Path]) -> None:
+    """Until each has something in it and none grows any more. A process that is stopped never answers."""
+    ends, before = time.monotonic() + _STACKS_SECONDS, [0]
+    while time.monotonic() < ends:
+        sizes = [file.stat().st_size for file in files]
+        if all(sizes) and sizes == before:
+            return
+        before = sizes
+        time.sleep(0.1)
 
 
 def _bytes_read(pid: int) -> int:

@@ -18,8 +18,8 @@ def take_progress(draft: Draft) -> Draft:
     final = _final_record(draft) if draft.stage.has_checkpoints else None
     if final is not None:
         return note_record(draft, final)
-    pulled = draft.snapshot.progress
-    if pulled is None or not _is_current(draft, pulled):
+    pulled = current_progress(draft)
+    if pulled is None:
         return draft
     wait = _seconds_until_due(draft)
     if wait > 0:
@@ -117,6 +117,12 @@ def _final_record(draft: Draft) -> ProgressRecord | None:
         return None
     found = [pod.record.progress for pod in draft.pods if pod.record is not None and pod.record.progress is not None]
     return max(found, key=lambda record: (record.step, record.checkpoint_step or 0), default=None)
+
+
+def current_progress(draft: Draft) -> ProgressRecord | None:
+    """What this attempt of this stage said last (rank 0, in training); None when it said nothing yet."""
+    record = draft.snapshot.progress
+    return record if record is not None and _is_current(draft, record) else None
 
 
 def _is_current(draft: Draft, record: ProgressRecord) -> bool:

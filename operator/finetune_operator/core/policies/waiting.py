@@ -9,11 +9,14 @@ from finetune_operator.core.attempts import current_child
 from finetune_operator.core.conditions import Condition, ConditionStatus, ConditionType, Reason, compose
 from finetune_operator.core.draft import Draft
 from finetune_operator.core.objects import ChildJob, Pod
+from finetune_operator.core.plan import Event
+from finetune_operator.core.policies.reporting import current_progress
 from finetune_operator.core.stages import Stage
 
 _IMAGE_PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _NOT_STARTING = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"}
 _LONGEST_WAIT_SECONDS = 300.0
+_CURE_OF_WAITING = "It goes on by itself once the storage takes it; check the bucket, its quota, and the keys."
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ def _at_work(draft: Draft, job: ChildJob, pods: tuple[Pod, ...]) -> Draft:
     if stage.active != stage.pending and started < nodes and not _was_active(draft):
         return draft.summary(Reason.STARTING, f"Attempt {draft.number}: the pods are starting.", stage.pending.phase)
     message = stage.active.message.format(number=draft.number, nodes=nodes)
+    waits_for = _waits_for(draft)
+    if waits_for:
+        return _waiting(draft, compose(message, waits_for, _CURE_OF_WAITING))
     later, shortage = _next_on_nodes(draft), _shortage(draft)
     if later is None or shortage is None:
         return draft.summary(stage.active.reason, message, stage.active.phase)
@@ -50,7 +56,21 @@ def _at_work(draft: Draft, job: ChildJob, pods: tuple[Pod, ...]) -> Draft:
 def _was_active(draft: Draft) -> bool:
     """A pod that was deleted a moment before the Job says so does not take the attempt back to its start."""
     summary, active = draft.status.condition(ConditionType.SUCCEEDED), draft.stage.active
-    return draft.status.phase == active.phase and summary is not None and summary.reason == active.reason
+    at_work = (active.reason, Reason.WAITING_FOR_STORAGE)
+    return draft.status.phase == active.phase and summary is not None and summary.reason in at_work
+
+
+def _waits_for(draft: Draft) -> str:
+    """What the trainer itself says that it waits for; empty while it works."""
+    progress = current_progress(draft) if draft.stage.has_checkpoints else None
+    return (progress and progress.waiting) or ""
+
+
+def _waiting(draft: Draft, message: str) -> Draft:
+    before = draft.status.condition(ConditionType.SUCCEEDED)
+    if before is None or before.reason != Reason.WAITING_FOR_STORAGE:
+        draft = draft.event(Event("Warning", Reason.WAITING_FOR_STORAGE, message))
+    return draft.summary(Reason.WAITING_FOR_STORAGE, message, draft.stage.active.phase)
 
 
 def _next_on_nodes(draft: Draft) -> Stage | None:

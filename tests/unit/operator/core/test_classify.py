@@ -24,6 +24,7 @@ class Row:
 
 
 EARLY, LATE = "2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z"
+UNSAVED = failed_record(75, "StoppedWithoutSave", "stopped on request, and steps 4 to 6 are not saved")
 STORAGE = failed_record(75, "StorageUnavailable", "the bucket does not answer")
 
 ROWS = [
@@ -131,6 +132,52 @@ ROWS = [
         EndKind.COUNTED,
         "Crashed",
         "exit code 2",
+    ),
+    # --- stopped before it could save ---
+    Row(
+        "a drained pod that could not save does not count, and says what is lost",
+        train_child().failed(),
+        (train_pod().left(UNSAVED).disrupted("EvictionByEvictionAPI"),),
+        EndKind.UNCOUNTED,
+        "Evicted",
+        "steps 4 to 6 are not saved",
+    ),
+    Row(
+        "a pod that was deleted before it could save does not count",
+        train_child().failed(),
+        (train_pod().left(UNSAVED).terminating(),),
+        EndKind.UNCOUNTED,
+        "StoppedWithoutSave",
+        "steps 4 to 6 are not saved",
+    ),
+    Row(
+        "a process that was stopped in a pod that nobody touched counts",
+        train_child().failed(),
+        (train_pod().left(UNSAVED),),
+        EndKind.COUNTED,
+        "StoppedWithoutSave",
+        "steps 4 to 6 are not saved",
+    ),
+    Row(
+        "a storage that was away before the pod was deleted counts",
+        train_child().failed(),
+        (train_pod().left(STORAGE).terminating(),),
+        EndKind.COUNTED,
+        "StorageUnavailable",
+    ),
+    Row(
+        "a drained rank explains that its peers could not save",
+        train_child().failed(),
+        (train_pod(0).left(UNSAVED, EARLY), train_pod(1).left(UNSAVED, LATE).disrupted("EvictionByEvictionAPI")),
+        EndKind.UNCOUNTED,
+        "Evicted",
+    ),
+    Row(
+        "a hang counts",
+        train_child().failed(),
+        (train_pod().left(failed_record(75, "Hung", "rank 0 showed no sign of life")),),
+        EndKind.COUNTED,
+        "Hung",
     ),
     # --- without a record ---
     Row(

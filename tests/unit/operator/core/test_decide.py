@@ -396,6 +396,7 @@ IMAGES = [
 ]
 
 LOST = {"role": "train", "number": 2, "reason": "NodeLost", "resume": "newest", "notOlderThanStep": 60}
+WAITS = progress_record(step=42, waiting="The checkpoint of step 42 cannot be stored: the bucket is full")
 RESUMED_AT_40 = progress_record(step=41, attempt=2, checkpoint_step=40, checkpoint_uri="s3://c/40", lost_steps=20)
 
 ATTEMPTS = [
@@ -1239,6 +1240,51 @@ PROGRESS = [
         want_needs=Trust.LIVE_CHILDREN,
         want_events=("Suspended",),
         want_message="step 40",
+    ),
+    Row(
+        "training that waits for the storage says so, once as an event",
+        make_snapshot().training().seeing(train_child(), train_pod().running()).with_progress(WAITS),
+        want_reason="WaitingForStorage",
+        want_phase="Training",
+        want_events=("WaitingForStorage",),
+        want_message="cannot be stored: the bucket is full. It goes on by itself",
+    ),
+    Row(
+        "training that still waits is no news",
+        make_snapshot()
+        .training(conditions=[{"type": "Succeeded", "status": "Unknown", "reason": "WaitingForStorage"}])
+        .seeing(train_child(), train_pod().running())
+        .with_progress(WAITS),
+        want_reason="WaitingForStorage",
+        want_phase="Training",
+    ),
+    Row(
+        "the wait is over when the trainer says so",
+        make_snapshot()
+        .training(conditions=[{"type": "Succeeded", "status": "Unknown", "reason": "WaitingForStorage"}])
+        .seeing(train_child(), train_pod().running())
+        .with_progress(progress_record(step=42)),
+        want_reason="Training",
+        want_phase="Training",
+    ),
+    Row(
+        "what a former attempt waited for is of no matter",
+        make_snapshot().training(2).seeing(train_child(2), train_pod(attempt=2).running()).with_progress(WAITS),
+        want_reason="Training",
+    ),
+    Row(
+        "steps that a deleted pod could not save are reported, and the end does not count",
+        make_snapshot()
+        .training()
+        .seeing(
+            train_child().failed(),
+            train_pod().left(failed_record(75, "StoppedWithoutSave", "steps 4 to 6 are not saved")).terminating(),
+        ),
+        want_reason="Starting",
+        want_requeue=0,
+        want_events=("AttemptStopped",),
+        want_message="steps 4 to 6 are not saved",
+        want_fields={"attempt": 2, "failures": None, "stops": 1},
     ),
     Row(
         "a record of a pod waits for the end of its Job",
