@@ -81,6 +81,21 @@ def test_llama_3_with_its_template_stops_at_eot_and_begins_once(bench: Bench, tm
     assert json.loads((folder / "tokenizer_config.json").read_text())["add_bos_token"] is False
 
 
+def test_a_served_conversation_begins_as_the_rows_did(bench: Bench) -> None:
+    """52-no-bos, the published files: as many BOS as in training, whichever way a server tokenises."""
+    attempt = bench.case("52-no-bos")
+    folder = published(attempt)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    trained = attempt.rows().train[0].ids.tolist().count(tokenizer.bos_token_id)
+    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+    served = [
+        tokenizer(rendered, add_special_tokens=flag)["input_ids"].count(tokenizer.bos_token_id)
+        for flag in (True, False)
+    ]
+    assert served == [trained, trained]
+    assert trained <= 1
+
+
 @pytest.mark.parametrize("method", [pytest.param({"type": "full"}, id="full"), pytest.param(LORA, id="lora")])
 def test_a_generation_config_that_cannot_be_saved_is_made_savable_before_training(
     method: dict[str, Any], bench: Bench

@@ -106,6 +106,16 @@ def test_a_run_without_figures_has_a_card(tmp_path: Path) -> None:
     assert ModelCard.load(tmp_path / "README.md").data.library_name == "peft"
 
 
+def test_provenance_names_files_weights_first_and_counts_the_rest(tmp_path: Path) -> None:
+    shards = {f"model-{index}.safetensors": f"sha256:{index}" for index in range(5)}
+    provenance = {"base": {"config.json": "git:c", **shards}, "dataFiles": {"s3://b/rows.jsonl": "sha256:d"}}
+    text = card(tmp_path, provenance={**provenance, "modelRevision": "abc123"})
+    assert "| Base files | `model-0.safetensors` `sha256:0`, `model-1.safetensors` `sha256:1`, " in text
+    assert " and 2 more |" in text
+    assert "| Data files | `s3://b/rows.jsonl` `sha256:d` |" in text
+    assert "| Revision | `abc123` |" in text
+
+
 # --- its parts --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("seconds", "want"),

@@ -1,7 +1,7 @@
 """The model card: README.md beside the weights, with the figures of this run and nothing that was not measured."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from finetune_trainer.artifacts import loss_curve, units, usage
 from finetune_trainer.artifacts.markdown import code, facts, plain, table
 
 CURVE = "loss.svg"
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
 _SHOWN = 4
-"""Digests in a row of the card; training.json has all."""
+"""Files in a row of the card; training.json has all."""
 _METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full fine-tuning", "freeze": "fine-tuning of the last layers"}
 
 
@@ -184,16 +185,16 @@ def _data(known: Facts) -> str:
 def _provenance(known: Facts) -> str:
     """In words; training.json has the same for programs."""
     job, provenance = known.job, known.provenance
-    identity = job.identity
+    identity, data = job.identity, provenance.get("data")
     versions: Mapping[str, str] = provenance.get("versions") or {}
-    data = provenance.get("data")
+    revision = provenance.get("modelRevision") or known.base.revision
+    files = provenance.get("dataFiles") or (data.get("train") if isinstance(data, Mapping) else None)
     return "## Provenance\n\n" + facts(
         {
             "Base model": code(known.base.source),
-            "Revision": code(known.base.revision) if known.base.revision else "",
+            "Revision": code(revision) if revision else "",
             "Base files": _digests(provenance.get("base")),
-            "Training data": _digests(data.get("train") if isinstance(data, Mapping) else data),
-            "Held-out data": _digests(data.get("evaluation") if isinstance(data, Mapping) else None),
+            "Data files": _digests(files),
             "Prepared rows": code(job.prepared.digest) if job.prepared else "",
             "Job": code(f"{identity.namespace}/{identity.name}") + f", run {identity.run}, uid {code(identity.uid)}",
             "Configuration": code(identity.config_hash),
@@ -205,18 +206,11 @@ def _provenance(known: Facts) -> str:
 
 
 def _digests(described: Any) -> str:
-    """The digests in a description, whatever its form."""
-    found = list(dict.fromkeys(_texts(described)))
-    more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
-    return " ".join(map(code, found[:_SHOWN])) + more
-
-
-def _texts(described: Any) -> Iterator[str]:
-    if isinstance(described, str):
-        yield described
-    elif isinstance(described, Mapping):
-        for value in described.values():
-            yield from _texts(value)
-    elif isinstance(described, Sequence):
-        for value in described:
-            yield from _texts(value)
+    """Files with their digests, or digests alone; those of weights before those of what surrounds them."""
+    if isinstance(described, Mapping):
+        names = sorted(described, key=lambda name: (not str(name).endswith(_WEIGHTS), str(name)))
+        shown = [f"{code(name)} {code(described[name])}" for name in names]
+    else:
+        shown = [code(digest) for digest in described or ()]
+    more = f" and {len(shown) - _SHOWN:,} more" if len(shown) > _SHOWN else ""
+    return ", ".join(shown[:_SHOWN]) + more
