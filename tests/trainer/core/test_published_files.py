@@ -82,10 +82,9 @@ def test_without_a_file_the_values_of_config_json_are_taken(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("text", [pytest.param("{", id="no JSON"), pytest.param("[1]", id="no object")])
-def test_a_broken_file_is_left_out_and_said(text: str, tmp_path: Path) -> None:
-    saved, changes = taken(tmp_path, text, {"eos_token_id": 2})
-    assert saved == {"eos_token_id": 2}
-    assert changes[0].startswith("generation_config.json is left out: it is not")
+def test_a_broken_file_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"generation_config\.json of the model is not a JSON object"):
+        taken(tmp_path, text, {"eos_token_id": 2})
 
 
 # --- where generation stops ------------------------------------------------------------------------------------------

@@ -75,27 +75,30 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
 
 # --- from the base's files -------------------------------------------------------------------------------------------
 def of_base(files: ModelFiles) -> Parameters:
-    """The base's parameters without those that transformers would refuse. A .gguf has none."""
+    """The base's parameters without those that transformers would refuse. A .gguf has none.
+
+    Raises:
+        ConfigurationError: the file is damaged: what it was to say about the end of an answer cannot be guessed.
+    """
     if files.gguf:
         return _accepted({}, FILE)
-    own, broken = _document(files.folder / FILE)
-    if own is not None:
+    if (own := _document(files.folder / FILE)) is not None:
         return _accepted(own, FILE)
-    inherited, _ = _document(files.folder / "config.json")
-    found = _accepted(_generation_parameters(inherited or {}), "config.json")
-    said = (f"{FILE} is left out: it is {broken}",) if broken else ()
-    return Parameters(found.config, said + found.changes)
+    return _accepted(_generation_parameters(_document(files.folder / "config.json") or {}), "config.json")
 
 
-def _document(file: Path) -> tuple[dict[str, Any] | None, str]:
-    """The JSON object in a file, or None and what is wrong with it ("" when there is no file)."""
+def _document(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, None when there is no file."""
     try:
         document = json.loads(file.read_bytes())
     except FileNotFoundError:
-        return None, ""
+        return None
     except (OSError, ValueError, RecursionError):
-        return None, "not JSON"
-    return (document, "") if isinstance(document, dict) else (None, "not a JSON object")
+        document = None
+    if isinstance(document, dict):
+        return document
+    message = f"{file.name} of the model is not a JSON object, so it is damaged. Upload it again, or remove it"
+    raise ConfigurationError(message, field=FIELD, reason="ModelDamaged")
 
 
 def _generation_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
