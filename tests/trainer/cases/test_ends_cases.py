@@ -1,5 +1,6 @@
 """A run that succeeded has learned something, in numbers that are numbers; every other end names its cause."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from finetune_trainer.pod import outcome
 from tests.trainer.cases import ends_models
 from tests.trainer.cases.trying import INPUTS, Bench, Ended, Try
 from tests.trainer.models import save_tiny_model
@@ -104,3 +106,22 @@ def test_a_rate_of_zero_is_refused_by_the_preparation(bench: Bench) -> None:
     prepared = attempt.prepare()
     assert (prepared.code, prepared.record.reason, prepared.crashed) == (2, "ScheduleIsZero", False)
     assert prepared.record.message.startswith("spec.training.learningRate: ")
+
+
+@pytest.mark.races
+@pytest.mark.parametrize("stage", [None, 2], ids=["DDP", "ZeRO-2"])
+def test_a_loss_that_is_no_number_on_one_rank_ends_all_alike(stage: int | None, bench: Bench, tmp_path: Path) -> None:
+    """One token has a broken embedding, and one row has this token."""
+    questions = ["Who opens the gate?", "When is lunch?", "Who locks up~?", "Where is the lift?"]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"instruction": asked, "output": "Nobody."}) + "\n" for asked in questions))
+    model = ends_models.spoiled_token(tmp_path / "model", "~")
+    training: dict[str, Any] = {"perDeviceBatchSize": 1, **({"deepspeed": {"stage": stage}} if stage else {})}
+    attempt = bench.of(rows, {"training": training, "checkpoint": {"everySteps": 1}}, model=model, processes=2)
+    assert attempt.prepare().code == 0
+    running = attempt.runner.start(attempt.job)
+    assert [attempt.runner.server.wait(pid) for pid in running.pids] == [72, 72]
+    records = [outcome.read_record(outcome.rank_file(running.folder / "outcome-0", rank)) for rank in range(2)]
+    said = sorted(record.message.split(" at step ")[0] for record in records if record)
+    assert said == ["the gradient norm is nan", "the loss is nan"]
+    assert attempt.artifact() is None

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+import transformers
 from botocore.exceptions import EndpointConnectionError
 
 import finetune_trainer
@@ -305,8 +306,10 @@ def test_running_out_while_the_weights_are_loaded_is_not_the_models_fault(
     def run_out(*args: Any, **options: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(loading, "load_weights", run_out)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", run_out)
     settings, process = resolve(make_job(), cpu(), rows=1, longest_row=8), Process(0, 0, 1)
     files = ModelFiles(tiny_model, None, trust_remote_code=False)
     with pytest.raises(AcceleratorOutOfMemory):
-        loading.load_model(files, settings, cpu(), process, None, tiny_model)
+        loading.load_model(
+            files, settings, cpu(), process, None, tiny_model, source="file:///model", report=lambda line: None
+        )
