@@ -35,7 +35,7 @@ def render() -> str:
 
 
 def _table() -> str:
-    lines = ["| code | reason | what happened | field or part | what helps | then |", "|---|---|---|---|---|---|"]
+    lines = ["| reason | code | what happened | field or part | what helps | then |", "|---|---|---|---|---|---|"]
     for code in ExitCode:
         lines += [_row(cause) for cause in TABLE if cause.code is code]
     return "\n".join(lines) + "\n"
@@ -43,7 +43,7 @@ def _table() -> str:
 
 def _row(cause: Cause) -> str:
     then = _EXCEPTIONS.get(cause.reason, _CONSEQUENCES[EXITS[cause.code]])
-    cells = [str(int(cause.code)), f"`{cause.reason}`", cause.what, cause.part, _small(cause.cure), then]
+    cells = [f"`{cause.reason}`", str(int(cause.code)), cause.what, cause.part, _small(cause.cure), then]
     return f"| {' | '.join(cells)} |"
 
 

@@ -59,18 +59,18 @@ def test_old_runs_have_the_rates_of_transformers_to_the_bit(kind: str, steps: in
     [
         pytest.param(
             schedule(9, learningRate=0.0),
-            "spec.training.learningRate: a learning rate of 0 trains nothing; usual are 1e-4 for lora and 1e-5 for full",
+            "spec.training.learningRate: a learning rate of 0 trains nothing; usual are 1e-4 for lora, 1e-5 for full",
             id="a rate of 0",
         ),
         pytest.param(
             schedule(9, learningRate=float("inf")),
-            "spec.training.learningRate: a learning rate of inf trains nothing; usual are 1e-4 for lora and 1e-5 for full",
+            "spec.training.learningRate: a learning rate of inf trains nothing; usual are 1e-4 for lora, 1e-5 for full",
             id="an infinite rate",
         ),
         pytest.param(
             schedule(1, 0, warmupRatio=0.03),
-            "spec.training.warmupRatio: all steps of this run (1) belong to its warm-up, with learning rate 0; set it to "
-            "0, or train for more steps",
+            "spec.training.warmupRatio: all steps of this run (1) belong to its warm-up, with learning rate 0; set it "
+            "to 0, or train for more steps",
             id="an old run of one step",
         ),
     ],
@@ -87,9 +87,9 @@ def test_a_run_that_began_with_the_old_rule_ends_by_it(bench: Bench) -> None:
     bench.train(job, "whole")
     checkpoint = bench.root / "whole" / "training" / "checkpoint-2"
     assert json.loads((checkpoint / "beginning.json").read_text()) == {"warmupCountsFrom": 1}
-    assert _rates_after(bench, job, checkpoint, "today") == [rate for rate in rates(_of(job, 1))[2:]]
+    assert _rates_after(bench, job, checkpoint, "today") == rates(_of(job, 1))[2:]
     (checkpoint / "beginning.json").unlink()
-    assert _rates_after(bench, job, checkpoint, "old") == [rate for rate in rates(_of(job, 0))[2:]]
+    assert _rates_after(bench, job, checkpoint, "old") == rates(_of(job, 0))[2:]
 
 
 def _of(job: Any, counts_from: Any) -> Schedule:

@@ -22,6 +22,13 @@ def foreseen(error: BaseException) -> TrainerError | None:
     return None
 
 
+def raise_fault_of_pod(error: BaseException) -> None:
+    """Where a library reads what a stranger wrote, every error is the file's: except memory, disk, devices, network."""
+    known = foreseen(error)
+    if known is not None and not isinstance(known, ConfigurationError):
+        raise known from error
+
+
 @contextmanager
 def foreseen_ends() -> Iterator[None]:
     """Raises what is foreseen as ours, and leaves the rest as it is."""

@@ -202,8 +202,8 @@ RAISED_BY_LIBRARIES: Sequence[Cause] = (
         what="a layer of the model does not compute in this precision",
         part="spec.training.precision",
         cure="Use another spec.training.precision; fp32 always works",
-        texts=r"not implemented for '(Half|BFloat16|Float8\w*|Char|Byte)'|expected scalar type|(to|must) have the same dtype"
-        r"|Input type .* and (bias|weight) type",
+        texts=r"not implemented for '(Half|BFloat16|Float8\w*|Char|Byte)'|expected scalar type"
+        r"|(to|must) have the same dtype|Input type .* and (bias|weight) type",
     ),
     Cause(
         reason="ModelNotLoadable",

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_trainer.causes.foreseeing import raise_fault_of_pod
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model.places import FIELD
 from finetune_trainer.model.source import ModelFiles
@@ -37,6 +38,7 @@ def load_config(files: ModelFiles, source: str) -> Any:
     try:
         return AutoConfig.from_pretrained(**files.from_pretrained)
     except Exception as error:  # whatever a stranger's config.json can make of transformers
+        raise_fault_of_pod(error)
         raise ConfigurationError(
             f"the configuration of {source} cannot be read: {_said(error)}", field=FIELD, reason=_REASON
         ) from error
@@ -51,6 +53,7 @@ def build_on_meta_device(config: Any, source: str, *, trust_remote_code: bool) -
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # as above: sizes that do not fit, values of the wrong type, packages that are missing
+        raise_fault_of_pod(error)
         message = f"{source} cannot be loaded as a causal language model: {_said(error)}"
         raise ConfigurationError(message, field=FIELD, reason=_REASON) from error
 

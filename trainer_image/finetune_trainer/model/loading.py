@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract.jobspec import Quantization
-from finetune_trainer.causes.foreseeing import foreseen
+from finetune_trainer.causes.foreseeing import raise_fault_of_pod
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import generation, quantized, weights
 from finetune_trainer.model.architecture import load_config
@@ -109,8 +109,7 @@ def _errors_of_loading(source: str) -> Iterator[None]:
         )
         raise ConfigurationError(message, field=FIELD, reason="UnsafeWeights") from error
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, ImportError, SafetensorError) as error:
-        if (known := foreseen(error)) is not None:
-            raise known from error
+        raise_fault_of_pod(error)
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         message = f"the weights of {source} cannot be loaded: {first_line}"
         raise ConfigurationError(message, field=FIELD, reason="ModelNotLoadable") from error

@@ -49,7 +49,7 @@ class Schedule:
     def check(self) -> None:
         """Raises ConfigurationError when no step could change a weight."""
         if not 0 < self.peak < math.inf:
-            message = f"a learning rate of {self.peak:g} trains nothing; usual are 1e-4 for lora and 1e-5 for full"
+            message = f"a learning rate of {self.peak:g} trains nothing; usual are 1e-4 for lora, 1e-5 for full"
             raise ConfigurationError(message, field="spec.training.learningRate", reason="ScheduleIsZero")
         if not any(self.rate(done) > 0 for done in range(self.steps)):
             raise ConfigurationError(

@@ -6,7 +6,7 @@ Runs on every rank alike. Knows nothing about S3 layout, signals or progress: se
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import EvaluationResult
@@ -117,7 +117,7 @@ class _Training:
         setup = self._setup
         if not resumes and (setup.job.attempt.number == 1 or setup.prepared.stats.get("warmupCountsFrom") == 1):
             kept.values[BEGINNING] = {"warmupCountsFrom": 1}
-        counts_from = 1 if BEGINNING in kept.values else 0
+        counts_from: Literal[0, 1] = 1 if BEGINNING in kept.values else 0
         schedule = Schedule.of(setup.job.spec.training, setup.settings.total_steps, counts_from)
         schedule.check()
         return schedule

@@ -23,6 +23,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no ty
     health: looks at each step and each save.
     """
 
+    lr_scheduler: Any
     schedule: Schedule
     """Set before `train`: what it is depends on the checkpoint that the run resumes from."""
 
