@@ -69,8 +69,11 @@ def lesson(chat: Chat, conversation: Conversation, turns: Sequence[int]) -> Less
 def prompt(chat: Chat, conversation: Conversation) -> str:
     """What a model is asked for the last answer with, exactly as a lesson has it: generation prompt included."""
     last = len(conversation.messages) - 1
-    [trained] = lesson(chat, conversation, [last]).texts
-    return trained.text[: trained.spans[0][0]] if trained.spans else trained.text
+    try:
+        [trained] = lesson(chat, conversation, [last]).texts
+    except DataError:  # an answer that is not learned may lose something
+        return _Written(chat, conversation, next(spellings(conversation, chat.template))).asked(last)
+    return trained.text[: trained.spans[0][0]]
 
 
 @dataclass
@@ -265,7 +268,10 @@ def _remarks(conversation: Conversation, texts: Sequence[Trained]) -> list[Remar
 def end_of_turn(chat: Chat, conversation: Conversation) -> int:
     """The token that ends an answer: where generation has to stop. The model's end-of-text token where the template
     has no end-of-turn token of its own."""
-    trained = lesson(chat, conversation, [len(conversation.messages) - 1]).texts[-1]
+    # In plain words: a turn that calls a tool may end with a token of its own.
+    last = replace(conversation.messages[-1], content="x", reasoning="", tool_calls=())
+    plain = replace(conversation, messages=(*conversation.messages[:-1], last))
+    trained = lesson(chat, plain, [len(plain.messages) - 1]).texts[-1]
     [encoded] = chat.encode([trained.text])
     last = int(encoded.ids[np.flatnonzero(encoded.within(trained.spans))[-1]])
     return last if chat.ends_turn(last, trained.closed) else int(chat.tokenizer.eos_token_id)

@@ -56,7 +56,8 @@ class Encoded:
         starts = bounds[:, 0].copy()
         np.minimum(starts[1:], ends[:-1], out=starts[1:])
         empty = (starts == ends) & (starts == start)
-        return (starts < end) & ((ends > start) | empty)
+        inside: Positions = (starts < end) & ((ends > start) | empty)
+        return inside
 
 
 @dataclass(frozen=True)

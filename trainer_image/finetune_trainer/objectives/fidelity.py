@@ -19,14 +19,14 @@ def lost(message: Message, prompt: str, answer: str) -> str | None:
     """
     if not message.reasoning and not message.tool_calls and message.content in answer:
         return None
-    tail = _Squeezed(answer, prompt)
+    rest = _Rest(answer, prompt)
     thought, text = message.thought_and_text()
-    if not tail.has(thought):
+    if not rest.take(thought):
         return "reasoning_content" if message.reasoning else "content (its thought)"
-    if not tail.has(text):
+    if not rest.take(text):
         return "content"
     for call in message.tool_calls:
-        if missing := next((leaf for leaf in _leaves(call["function"]) if not tail.has_any(leaf)), None):
+        if missing := next((leaf for leaf in _leaves(call["function"]) if not rest.has_any(leaf)), None):
             return f"tool_calls ({missing[0]!r})"
     return None
 
@@ -44,23 +44,37 @@ def is_shown(content: str, text: str) -> bool:
     return content in text or content.strip() in text or _squeeze(content) in _squeeze(text)
 
 
-class _Squeezed:
-    """An answer without its blanks, and the prompt before it."""
+class _Rest:
+    """What of an answer, without its blanks, is not accounted for yet."""
 
     def __init__(self, answer: str, prompt: str) -> None:
-        self._answer = _squeeze(answer)
+        self._text = _squeeze(answer)
+        self._from = 0
+        """Behind the last that was taken."""
         self._prompt = prompt
 
-    def has(self, text: str) -> bool:
+    def take(self, text: str) -> bool:
+        """Takes the first occurrence behind what was taken before; what the prompt begins, the answer may end."""
         needle = _squeeze(text)
-        if needle in self._answer:
-            return True
-        # What the prompt begins, the answer may end.
-        before = _squeeze(self._prompt)
-        return (before + self._answer).rfind(needle) + len(needle) > len(before) and needle in before + self._answer
+        start = self._text.find(needle, self._from)
+        if start < 0 and self._from == 0:
+            return self._take_behind_prompt(needle)
+        if start < 0:
+            return False
+        self._text = self._text[:start] + self._text[start + len(needle) :]
+        self._from = start
+        return True
+
+    def _take_behind_prompt(self, needle: str) -> bool:
+        before = _squeeze(self._prompt)[-len(needle) :]
+        start = (before + self._text).find(needle)
+        if start < 0:
+            return False
+        self._text = (before + self._text)[start + len(needle) :]
+        return True
 
     def has_any(self, spellings: tuple[str, ...]) -> bool:
-        return any(_squeeze(spelling) in self._answer for spelling in spellings)
+        return any(_squeeze(spelling) in self._text for spelling in spellings)
 
 
 def _leaves(value: Any) -> Iterator[tuple[str, ...]]:

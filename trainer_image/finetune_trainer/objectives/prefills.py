@@ -7,6 +7,7 @@ trained on.
 - A row with a thought: the thought, its closing tag, the answer.
 - A row without one: the thought is closed at once, and then the answer. The prompt leaves the model no other way to
   answer without a thought.
+- A thought behind a prompt that has closed it cannot occur at inference.
 
 Others have what is missing before an answer: Mistral's system turn, say, stands in the last question only while that is
 the last turn.
@@ -33,7 +34,7 @@ def continued(prompt: str, rendered: str, question: str, message: Message) -> st
     """
     thought, _ = message.thought_and_text()
     if (closed := _CLOSED.search(prompt)) and rendered.startswith(prompt[: closed.start()]):
-        return rendered[closed.start() :].lstrip()
+        return None if thought else rendered[closed.start() :].lstrip()
     if (opened := _OPENED.search(prompt)) and rendered.startswith(prompt[: opened.start()]):
         said = rendered[opened.start() :].lstrip()
         opening, closing = _tags(opened)

@@ -82,7 +82,8 @@ def _content(reading: Reading, turn: dict[str, Any], place: str, key: str) -> tu
         value = [value]
     if not isinstance(value, list):
         raise reading.error(f"must be a string, this is {kind_of(value)}", place)
-    texts, thoughts = [], []
+    texts: list[str] = []
+    thoughts: list[str] = []
     for index, part in enumerate(value):
         kind, text = _part(reading, part, f"{place}[{index}]")
         (thoughts if kind == "thinking" else texts).append(text)
