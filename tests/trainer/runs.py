@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dev.kit.ports import ReservedPort
+from dev.localcluster.waiting import until
 from finetune_contract.jobspec import JobFile, Prepared
 from finetune_trainer.prepare import preparation
 from finetune_trainer.training import train
@@ -67,7 +68,7 @@ class Bench:
         scratch.mkdir(parents=True)
         (scratch / "job.json").write_text(job.render())
         order = {"root": str(self.root), "scratch": str(scratch), "resume": resume and str(resume)}
-        port = ReservedPort()
+        port, logs = ReservedPort(), [scratch / f"log-{rank}" for rank in range(count)]
         world = {
             "WORLD_SIZE": str(count),
             "MASTER_ADDR": "127.0.0.1",
@@ -79,16 +80,27 @@ class Bench:
                 [sys.executable, "-m", "tests.trainer.rank", json.dumps(order)],
                 env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 cwd=Path(__file__).parents[2],
-                stdout=subprocess.PIPE,
+                stdout=logs[rank].open("wb"),
                 stderr=subprocess.STDOUT,
-                text=True,
             )
             for rank in range(count)
         ]
-        outputs = [rank.communicate(timeout=500)[0] for rank in ranks]
-        for number, (rank, output) in enumerate(zip(ranks, outputs, strict=True)):
-            assert rank.returncode == 0, f"rank {number} ended with {rank.returncode}: {output[-3000:]}"
+        try:
+            until("all ranks have ended, or one has failed", lambda: _have_ended(ranks), seconds=500, pause=0.1)
+        finally:
+            for process in ranks:
+                process.kill()  # one that waits for another that has failed
+        codes = [process.wait() for process in ranks]
+        said = "\n".join(
+            f"--- rank {rank} ended with {codes[rank]} ---\n{logs[rank].read_text()}" for rank in range(count)
+        )
+        assert codes == [0] * count, said
         return dict(json.loads((scratch / "report.json").read_text()))
+
+
+def _have_ended(ranks: list[subprocess.Popen[bytes]]) -> bool:
+    codes = [process.poll() for process in ranks]
+    return None not in codes or any(codes)
 
 
 def losses(result: TrainResult) -> list[float]:

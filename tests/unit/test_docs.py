@@ -34,7 +34,8 @@ def test_the_page_of_fields_names_what_starts_no_new_run() -> None:
 
 
 def test_the_page_of_exit_codes_lists_the_contract() -> None:
-    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", (ROOT / "docs" / "exit-codes.md").read_text(), flags=re.MULTILINE)
+    page, _, _ = (ROOT / "docs" / "exit-codes.md").read_text().partition("## Causes")
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", page, flags=re.MULTILINE)
     assert rows == [(str(code.value), code.name) for code in ExitCode]
 
 

@@ -143,16 +143,9 @@ RAISED_BY_US: Sequence[Cause] = (
         "raise the rate, or train layers that rows reach",
     ),
     Cause(
-        "SourceChanged",
-        _CONFIGURATION,
-        "an object changed while it was read",
-        "the field with its URI",
-        "leave sources alone while a job reads them",
-    ),
-    Cause(
         "SourceNotFound",
         _CONFIGURATION,
-        "an object or file does not exist, or vanished while it was read",
+        "an object or file does not exist",
         "the field with its URI",
         "check the path",
     ),
@@ -238,6 +231,13 @@ RAISED_BY_US: Sequence[Cause] = (
     Cause("DamagedInStorage", _TRANSIENT, "what was stored does not verify", "the storage", "check the bucket"),
     Cause(
         "UploadNotVerified", _TRANSIENT, "what was uploaded reads back differently", "the storage", "check the bucket"
+    ),
+    Cause(
+        "SourceChanged",
+        _TRANSIENT,
+        "an object was deleted or replaced while it was read",
+        "the field with its URI",
+        "leave sources alone while a job reads them",
     ),
     Cause(
         "CheckpointNotStored",
