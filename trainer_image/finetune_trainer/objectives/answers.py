@@ -269,8 +269,8 @@ def end_of_turn(chat: Chat, conversation: Conversation) -> int:
     """The token that ends an answer: where generation has to stop. The model's end-of-text token where the template
     has no end-of-turn token of its own."""
     # In plain words: a turn that calls a tool may end with a token of its own.
-    last = replace(conversation.messages[-1], content="x", reasoning="", tool_calls=())
-    plain = replace(conversation, messages=(*conversation.messages[:-1], last))
+    words = replace(conversation.messages[-1], content="x", reasoning="", tool_calls=())
+    plain = replace(conversation, messages=(*conversation.messages[:-1], words))
     trained = lesson(chat, plain, [len(plain.messages) - 1]).texts[-1]
     [encoded] = chat.encode([trained.text])
     last = int(encoded.ids[np.flatnonzero(encoded.within(trained.spans))[-1]])

@@ -7,6 +7,7 @@ from typing import Any
 from finetune_trainer.objectives.conversations import Message
 
 TRIMMED = "text loses blanks at its edges in the chat template"
+_TAKEN = "\0"
 REFLOWED = "text has other blanks or another order in the chat template"
 
 
@@ -25,10 +26,10 @@ def lost(message: Message, prompt: str, answer: str) -> str | None:
         return "reasoning_content" if message.reasoning else "content (its thought)"
     if not rest.take(text):
         return "content"
-    for call in message.tool_calls:
-        if missing := next((leaf for leaf in _leaves(call["function"]) if not rest.has_any(leaf)), None):
-            return f"tool_calls ({missing[0]!r})"
-    return None
+    # The longest first: a short one may be a part of it.
+    leaves = sorted(_leaves([call["function"] for call in message.tool_calls]), key=lambda leaf: -len(leaf[0]))
+    missing = next((leaf for leaf in leaves if not rest.take_any(leaf)), None)
+    return f"tool_calls ({missing[0]!r})" if missing else None
 
 
 def difference(message: Message, text: str) -> str | None:
@@ -61,8 +62,8 @@ class _Rest:
             return self._take_behind_prompt(needle)
         if start < 0:
             return False
-        self._text = self._text[:start] + self._text[start + len(needle) :]
-        self._from = start
+        self._text = self._text[:start] + _TAKEN + self._text[start + len(needle) :]
+        self._from = start + len(_TAKEN)
         return True
 
     def _take_behind_prompt(self, needle: str) -> bool:
@@ -73,8 +74,13 @@ class _Rest:
         self._text = (before + self._text)[start + len(needle) :]
         return True
 
-    def has_any(self, spellings: tuple[str, ...]) -> bool:
-        return any(_squeeze(spelling) in self._text for spelling in spellings)
+    def take_any(self, spellings: tuple[str, ...]) -> bool:
+        """Takes one of the spellings, wherever it is."""
+        needle = next((needle for needle in map(_squeeze, spellings) if needle in self._text), None)
+        if needle is None:
+            return False
+        self._text = self._text.replace(needle, _TAKEN, 1)
+        return True
 
 
 def _leaves(value: Any) -> Iterator[tuple[str, ...]]:

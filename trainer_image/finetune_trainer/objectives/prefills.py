@@ -34,7 +34,8 @@ def continued(prompt: str, rendered: str, question: str, message: Message) -> st
     """
     thought, _ = message.thought_and_text()
     if (closed := _CLOSED.search(prompt)) and rendered.startswith(prompt[: closed.start()]):
-        return None if thought else rendered[closed.start() :].lstrip()
+        said = rendered[closed.start() :].lstrip()
+        return None if thought and thought in said else said
     if (opened := _OPENED.search(prompt)) and rendered.startswith(prompt[: opened.start()]):
         said = rendered[opened.start() :].lstrip()
         opening, closing = _tags(opened)
