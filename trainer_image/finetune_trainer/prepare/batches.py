@@ -74,8 +74,11 @@ def _take(rows: Iterator[Row]) -> list[Row]:
 
 def _characters(value: Any) -> int:
     """About how much text there is."""
-    if isinstance(value, str | bytes):
+    kind = type(value)
+    if kind is str or kind is bytes:
         return len(value)
-    if isinstance(value, dict):
-        return sum(map(_characters, value.values()))
-    return sum(map(_characters, value)) if isinstance(value, list) else 1
+    if kind is dict:
+        value = value.values()
+    elif kind is not list:
+        return 1
+    return sum([_characters(item) for item in value])

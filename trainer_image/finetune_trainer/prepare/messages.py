@@ -35,8 +35,10 @@ def read_turn(reading: Reading, turn: Any, place: str, role_key: str, text_key: 
     """
     if not isinstance(turn, dict):
         raise reading.error(f"must be an object with {role_key!r} and {text_key!r}, this is {kind_of(turn)}", place)
-    role_key = next((key for key in (role_key, *_ROLE_KEYS) if key in turn), role_key)
-    text_key = next((key for key in (text_key, *_TEXT_KEYS) if turn.get(key) is not None), text_key)
+    if role_key not in turn:
+        role_key = next((key for key in _ROLE_KEYS if key in turn), role_key)
+    if turn.get(text_key) is None:
+        text_key = next((key for key in _TEXT_KEYS if turn.get(key) is not None), text_key)
     spelled = turn.get(role_key)
     role = _ROLES.get(spelled) if isinstance(spelled, str) else None
     if role is None:

@@ -18,8 +18,8 @@ _DTYPES: dict[str, tuple[str, Any]] = {
     "ids": ("I32", np.int32),
     "supervised": ("U8", np.uint8),
 }
-_COPIED_AT_ONCE = 1 << 20
-"""Tokens."""
+_COPIED_AT_ONCE = 4 << 20
+"""Bytes."""
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 Array = np.ndarray[Any, Any]
@@ -58,12 +58,12 @@ class TokenSpill:
         ends = np.cumsum(lengths, dtype=np.int64)
         with path.open("wb") as file:
             file.write(_header({"offsets": len(offsets), "ids": tokens, "supervised": tokens}))
-            offsets.tofile(file)
+            file.write(offsets.tobytes())
             for name in ("ids", "supervised"):
-                source = _mapped(self._paths[name], _DTYPES[name][1], int(ends[-1]) if len(ends) else 0)
-                for start, end in _runs(chosen):
-                    for part in _parts(int(ends[start] - lengths[start]), int(ends[end - 1])):
-                        source[part].tofile(file)
+                size = np.dtype(_DTYPES[name][1]).itemsize
+                with self._paths[name].open("rb") as source:
+                    for start, end in _runs(chosen):
+                        _copy(source, file, size * int(ends[start] - lengths[start]), size * int(ends[end - 1]))
 
 
 def _header(counts: dict[str, int]) -> bytes:
@@ -85,9 +85,11 @@ def _runs(chosen: Flags) -> Iterator[tuple[int, int]]:
         yield int(start), int(end)
 
 
-def _parts(start: int, end: int) -> Iterator[slice]:
+def _copy(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
+    """Bytes [start, end). Read and not mapped: what is mapped counts as memory of this process."""
+    source.seek(start)
     for position in range(start, end, _COPIED_AT_ONCE):
-        yield slice(position, min(position + _COPIED_AT_ONCE, end))
+        target.write(source.read(min(_COPIED_AT_ONCE, end - position)))
 
 
 def _mapped(path: Path, dtype: Any, count: int, position: int = 0) -> Array:
