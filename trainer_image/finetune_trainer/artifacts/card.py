@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from finetune_contract.jobspec import JobFile
 from finetune_contract.termination import EvaluationResult
@@ -15,7 +16,12 @@ CURVE = "loss.svg"
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _SHOWN = 4
 """Files in a row of the card; training.json has all."""
-_METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "full fine-tuning", "freeze": "fine-tuning of the last layers"}
+_METHODS = {
+    "lora": "A LoRA adapter for {base}, trained",
+    "qlora": "A QLoRA adapter for {base}, trained",
+    "full": "{base} with all weights fine-tuned",
+    "freeze": "{base} with its last layers fine-tuned",
+}
 
 
 @dataclass(frozen=True)
@@ -87,23 +93,23 @@ def _metadata(known: Facts) -> str:
 
 def _head(known: Facts) -> str:
     base = known.base
-    name = f"[{plain(base.hub_id)}](https://huggingface.co/{base.hub_id})" if base.hub_id else code(base.source)
-    what = f"A {_METHODS[known.job.spec.method.type]} adapter for {name}" if known.is_adapter else f"{name}"
-    how = "trained" if known.is_adapter else f"after {_METHODS[known.job.spec.method.type]}"
+    name = f"[{plain(base.hub_id)}](https://huggingface.co/{quote(base.hub_id)})" if base.hub_id else code(base.source)
+    what = _METHODS[known.job.spec.method.type].format(base=name)
     rows = known.counts.get("trainRows")
     on = f" on {rows:,} conversations" if rows else ""
     outcome = ""
     if known.evaluation:
         before, after = units.loss(known.evaluation.loss_before), units.loss(known.evaluation.loss_after)
         outcome = f" The loss on held-out conversations went from {before} to {after}."
-    return f"# {plain(known.job.identity.name)}\n\n{what}, {how}{on} by supervised fine-tuning.{outcome}\n"
+    return f"# {plain(known.job.identity.name)}\n\n{what}{on} (supervised fine-tuning).{outcome}\n"
 
 
 def _how_to_use(known: Facts) -> str:
     spec, base = known.job.spec, known.base
-    copied = (
-        f" {code(base.folder)} is a local copy of {code(base.source)}." if known.is_adapter and base.is_copied else ""
-    )
+    copied = ""
+    if known.is_adapter and base.is_copied:
+        what = "a folder with a local copy" if base.gguf else "a local copy"
+        copied = f" {code(base.folder)} is {what} of {code(base.source)}."
     end = f" An answer ends with {code(known.end_of_turn)}." if known.end_of_turn else ""
     library = "transformers and peft" if known.is_adapter else "transformers"
     return (
