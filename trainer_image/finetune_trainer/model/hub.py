@@ -1,5 +1,6 @@
 """The Hugging Face hub: what a repository holds at one commit, parts of its files, all of them."""
 
+import http
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +49,24 @@ def snapshot(model: Model) -> Snapshot:
 
 
 def read(snapshot: Snapshot, name: str, start: int, length: int) -> bytes:
-    from huggingface_hub import HfFileSystem
+    """Part of a file; less where it ends."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    path = f"{snapshot.name}@{snapshot.commit}/{name}"
-    data: bytes = _call(f"hf://{snapshot.name}", HfFileSystem().cat_file, path, start=start, end=start + length)
+    if length <= 0:
+        return b""
+    url = hf_hub_url(snapshot.name, name, revision=snapshot.commit)
+    headers = {**build_hf_headers(), "Range": f"bytes={start}-{start + length - 1}"}
+
+    def get() -> bytes:
+        answer = get_session().get(url, headers=headers, follow_redirects=True)
+        if answer.status_code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # the file ends before `start`
+            return b""
+        hf_raise_for_status(answer)
+        whole = answer.status_code == http.HTTPStatus.OK  # of a server that does not know ranges
+        return bytes(answer.content[start : start + length] if whole else answer.content)
+
+    data: bytes = _call(f"hf://{snapshot.name}", get)
     return data
 
 
