@@ -10,7 +10,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
+from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.model import architecture, gguf_parsing, weights
 from finetune_trainer.model.gguf_parsing import parsed_once
+from finetune_trainer.model.loading import load_weights
 from finetune_trainer.model.source import ModelFiles
 
 WIDTH, LAYERS, HEADS, VOCABULARY = 32, 2, 4, 64
@@ -20,7 +23,11 @@ PLAIN = {"dtype": torch.float32, "quantization_config": GgufConfig(dequantize=Tr
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     """A Llama of random weights, as llama.cpp writes it."""
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    return _written(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+def _written(path: Path, *, without: str = "", more: tuple[str, ...] = ()) -> ModelFiles:
+    """Args: without and more are names of tensors."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
@@ -33,7 +40,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"t{index}" for index in range(VOCABULARY)])
     generator = torch.Generator().manual_seed(0)
-    for name, shape in _shapes().items():
+    named = {name: shape for name, shape in _shapes().items() if name != without}
+    for name, shape in {**named, **dict.fromkeys(more, (WIDTH,))}.items():
         writer.add_tensor(name, torch.randn(shape, generator=generator).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -95,3 +103,47 @@ def test_a_folder_needs_no_gguf(parses: list[str], tmp_path: Path) -> None:
     reader = gguf.GGUFReader
     with parsed_once(ModelFiles(tmp_path, None, trust_remote_code=False)):
         assert gguf.GGUFReader is reader
+
+
+def _compared(files: ModelFiles) -> weights.Difference:
+    """As the preparation does."""
+    shapes = gguf_parsing.read_shapes(files, "it")
+    config = architecture.load_causal_config(files, "it")
+    model = architecture.build_on_meta_device(config, "it", trust_remote_code=False)
+    difference = gguf_parsing.compare(files, model, shapes)
+    assert difference is not None
+    weights.check(difference, model, "it")
+    return difference
+
+
+def test_names_and_shapes_are_compared_without_the_weights(files: ModelFiles) -> None:
+    assert _compared(files) == weights.Difference(frozenset(), frozenset(), {})
+
+
+def test_factors_of_the_positions_are_no_weights(tmp_path: Path) -> None:
+    _compared(_written(tmp_path / "more.gguf", more=("rope_freqs.weight",)))
+
+
+@pytest.mark.parametrize("lost", ["blk.1.ffn_up.weight", "token_embd.weight", "blk.0.attn_norm.weight"])
+def test_a_tensor_that_is_not_in_the_file(lost: str, tmp_path: Path) -> None:
+    files = _written(tmp_path / "less.gguf", without=lost)
+    with pytest.raises(ConfigurationError, match="1 is missing") as before:
+        _compared(files)
+    with pytest.raises(ConfigurationError) as loading:
+        load_weights(files, torch.float32, source="it")
+    assert before.value.reason == loading.value.reason == "WeightsDoNotFit"
+
+
+@pytest.mark.parametrize("size", [0, 3, 20, 200, -1, -5000])
+def test_a_file_that_is_cut_off(size: int, files: ModelFiles, tmp_path: Path) -> None:
+    whole = (files.folder / str(files.gguf)).read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(whole[:size])
+    with pytest.raises(ConfigurationError) as refused:
+        _compared(ModelFiles(tmp_path, "cut.gguf", trust_remote_code=False))
+    assert (refused.value.reason, refused.value.field) == ("WeightsDamaged", "spec.model.source")
+
+
+def test_a_file_of_another_format(tmp_path: Path) -> None:
+    (tmp_path / "page.gguf").write_text("<html>404</html>" * 100)
+    with pytest.raises(ConfigurationError, match="cannot be read as GGUF"):
+        _compared(ModelFiles(tmp_path, "page.gguf", trust_remote_code=False))

@@ -5,11 +5,12 @@ the model: half of the loading time of SmolLM2-135M.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from finetune_trainer.errors import ConfigurationError
+from finetune_trainer.model import weights
 from finetune_trainer.model.places import FIELD
 from finetune_trainer.model.source import ModelFiles
 
@@ -52,12 +53,35 @@ def read_shapes(files: ModelFiles, source: str) -> dict[str, tuple[int, ...]]:
     return {tensor.name: tuple(tensor.shape) for tensor in header.tensors}
 
 
-def conversions(files: ModelFiles, config: Any) -> Any:
-    """From the file's names to those of the model; None for an architecture that only transformers' older reader
-    knows."""
+def compare(files: ModelFiles, model: Any, shapes: Mapping[str, tuple[int, ...]]) -> weights.Difference | None:
+    """As `weights.compare`, from this format's names. None for a mixture of experts that only transformers' older
+    reader knows: loading decides.
+
+    Args:
+        model: on the meta device.
+        shapes: of `read_shapes`.
+    """
     from transformers.integrations.gguf.reader import read_gguf_metadata
     from transformers.integrations.gguf.utils import get_gguf_conversion_mapping, is_gguf_arch_supported
 
     metadata, _ = read_gguf_metadata(str(files.folder / str(files.gguf)))
     architecture = metadata["general.architecture"]
-    return get_gguf_conversion_mapping(architecture, config) if is_gguf_arch_supported(architecture) else None
+    if is_gguf_arch_supported(architecture):
+        return weights.compare(model, shapes, mapping=get_gguf_conversion_mapping(architecture, model.config))
+    names = _names_of_older_reader(architecture, model)
+    if names is None or any("_exps" in name for name in shapes):
+        return None
+    # It leaves out what it does not know, and transposes some of the rest.
+    found = {names[name]: shape for name, shape in shapes.items() if name in names}
+    return weights.compare(model, found, packed=True)
+
+
+def _names_of_older_reader(architecture: str, model: Any) -> Mapping[str, str] | None:
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
+    try:
+        names: Mapping[str, str] = get_gguf_hf_weights_map(model, processor)
+    except NotImplementedError:  # a name that the gguf package does not have
+        return None
+    return names

@@ -50,8 +50,8 @@ def snapshot(model: Model) -> Snapshot:
 
 def read(snapshot: Snapshot, name: str, start: int, length: int) -> bytes:
     """Part of a file; less where it ends."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public by its documentation
 
     if length <= 0:
         return b""

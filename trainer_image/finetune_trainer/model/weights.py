@@ -50,14 +50,14 @@ class Difference:
 
 
 def compare(
-    model: Any, shapes: Mapping[str, tuple[int, ...]], *, quantized: bool = False, mapping: Any = None
+    model: Any, shapes: Mapping[str, tuple[int, ...]], *, packed: bool = False, mapping: Any = None
 ) -> Difference:
     """What loading would report, by transformers' own conversion of names and shapes.
 
     Args:
         model: on the meta device; its parameters become those of `shapes`, without content.
         shapes: of each tensor in the files, by its name there.
-        quantized: the file holds packed weights, whose shapes are not the model's: only names are compared.
+        packed: the file holds weights in a form of its own, whose shapes are not the model's: names are compared.
         mapping: from the names in the files to the model's; transformers' own for this model unless given.
     """
     import torch
@@ -66,7 +66,7 @@ def compare(
     from transformers.modeling_utils import LoadStateDictConfig
 
     mapping = mapping or get_model_conversion_mapping(model)
-    if quantized:
+    if packed:
         return _compare_names(model, shapes, mapping)
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     settings = LoadStateDictConfig(device_map={"": "meta"}, weight_mapping=mapping)
@@ -87,8 +87,10 @@ def _compare_names(model: Any, names: Iterable[str], mapping: Any) -> Difference
     targets = {source: entry.target_patterns for entry in converters for source in entry.source_patterns}
     found: set[str] = set()
     for stored in names:
-        name = _OF_QUANTIZER.sub("", stored)
-        renamed, source = rename_source_key(name, renamings, converters, model.base_model_prefix, built)
+        renamed, source = rename_source_key(stored, renamings, converters, model.base_model_prefix, built)
+        if renamed not in built:
+            name = _OF_QUANTIZER.sub("", stored)
+            renamed, source = rename_source_key(name, renamings, converters, model.base_model_prefix, built)
         first, *others = targets.get(source, [""])
         found |= {renamed, *(renamed.replace(first, other) for other in others)}
     # A scale has the name of its weight's module, not of the weight.

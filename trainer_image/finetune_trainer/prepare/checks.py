@@ -1,6 +1,7 @@
 """Everything about model and method that is known before a GPU is requested: the model is built without memory, its
 weights are compared with the headers of its files, and the method is applied to it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,10 @@ def check_model(job: JobFile, place: Place, storage: Storage, scratch: Path, rep
         attention.check(job.spec.training.attention, config)
         model = architecture.build_on_meta_device(config, name, trust_remote_code=files.trust_remote_code)
         tokenizer = load_fast_tokenizer(files, name)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        report(f"model: {type(model).__name__}, {parameters:,} parameters")
+        _check_weights(files, shapes, model, name, report)
     check_vocabulary(tokenizer, model, name)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    report(f"model: {type(model).__name__}, {parameters:,} parameters")
-    _check_weights(files, shapes, model, name, report)
     positions = positions_of(model)
     _check_absolute_positions(job, positions)
     for line in check_method(job, model):
@@ -66,16 +67,17 @@ def check_model(job: JobFile, place: Place, storage: Storage, scratch: Path, rep
     return CheckedModel(tokenizer, parameters, positions, found.files if found else tuple(place.sizes()))
 
 
-def _check_weights(files: ModelFiles, shapes: Any, model: Any, name: str, report: Report) -> None:
+def _check_weights(
+    files: ModelFiles, shapes: Mapping[str, tuple[int, ...]] | None, model: Any, name: str, report: Report
+) -> None:
     if shapes is None:
         report("the weights are in .bin files: they are compared with the model when they are loaded")
         return
-    mapping = None
-    if files.gguf and (mapping := gguf_parsing.conversions(files, model.config)) is None:
-        return
-    packed = files.gguf is None and quantized.method_of(model.config) is not None
-    difference = weights.compare(model, shapes, quantized=packed, mapping=mapping)
-    if line := weights.check(difference, model, name):
+    if files.gguf:
+        difference = gguf_parsing.compare(files, model, shapes)
+    else:
+        difference = weights.compare(model, shapes, packed=quantized.method_of(model.config) is not None)
+    if difference and (line := weights.check(difference, model, name)):
         report(line)
 
 
