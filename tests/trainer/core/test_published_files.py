@@ -9,6 +9,7 @@ import torch
 from tokenizers import processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from dev.kit.chat_tokenizers import chat_tokenizer
 from finetune_trainer.errors import ConfigurationError
 from finetune_trainer.model import generation, tokenizer
 from finetune_trainer.model.source import ModelFiles
@@ -194,3 +195,17 @@ def test_the_end_of_turn_keeps_its_way_of_matching(tmp_path: Path) -> None:
     assert again("a<|end|>  b", add_special_tokens=False)["input_ids"] == before
     assert again.eos_token_id == end
     assert again.decode([end], skip_special_tokens=True) == ""
+
+
+@pytest.mark.parametrize("vendor", ["llama3_1", "deepseek_v3", "qwen3"])
+def test_a_vendors_conversation_is_served_as_it_was_trained(vendor: str, tmp_path: Path) -> None:
+    made = AutoTokenizer.from_pretrained(chat_tokenizer(vendor))
+    messages = [{"role": "user", "content": "Hello  there"}, {"role": "assistant", "content": "Hi, you."}]
+    template = made.chat_template
+    text = made.apply_chat_template(messages, tokenize=False)
+    trained = made(text, add_special_tokens=False)["input_ids"]
+    tokenizer.settle(made, template, end_of_turn=made.eos_token_id, first_token=trained[0])
+    again = reloaded(made, tmp_path)
+    assert again.apply_chat_template(messages, tokenize=False) == text
+    assert [again(text, add_special_tokens=flag)["input_ids"] for flag in (True, False)] == [trained, trained]
+    assert trained.count(again.bos_token_id) == (again.bos_token_id is not None)
