@@ -123,5 +123,6 @@ def test_a_loss_that_is_no_number_on_one_rank_ends_all_alike(stage: int | None, 
     assert [attempt.runner.server.wait(pid) for pid in running.pids] == [72, 72]
     records = [outcome.read_record(outcome.rank_file(running.folder / "outcome-0", rank)) for rank in range(2)]
     said = sorted(record.message.split(" at step ")[0] for record in records if record)
-    assert said == ["the gradient norm is nan", "the loss is nan"]
+    assert said[1] == "the loss is nan"
+    assert said[0] in {"the gradient norm is nan", "the gradient norm is inf"}  # the latter is what ZeRO makes of it
     assert attempt.artifact() is None
