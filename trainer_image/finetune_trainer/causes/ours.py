@@ -65,6 +65,7 @@ RAISED_BY_US: Sequence[Cause] = (
         "spec.model.source",
         "as the message says",
     ),
+    Cause("ModelDamaged", _CONFIGURATION, "a file of the model is damaged", "spec.model.source", "upload it again"),
     Cause(
         "WeightsDamaged",
         _CONFIGURATION,
