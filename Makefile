@@ -85,6 +85,10 @@ bench-trainer: setup  ## Tokens/s of the demo job and its share of this CPU's ma
 bench-operator: setup  ## Latency, API writes and memory of the operator → build/bench/operator.json
 	@$(RUN) python -m tests.benchmarks.bench_operator
 
+.PHONY: bench-prepare
+bench-prepare: setup  ## Rows/s and memory of the preparation of 100,000 chat rows → build/bench/prepare.json
+	@$(RUN) python -m tests.benchmarks.bench_prepare
+
 .PHONY: recording
 recording: setup  ## Run the demo, record it, draw its terminal and loss curve, quote its model card → docs/pictures
 	@$(RUN) python -m dev.demo --record build/recording/demo.cast

@@ -80,7 +80,7 @@ def test_the_first_error_counts_whether_of_the_work_or_of_the_reading(alone: int
 def test_a_killed_worker_is_an_end_that_names_memory() -> None:
     with pytest.raises(Transient) as killed:
         list(_run(_die, _read(*range(9))))
-    assert killed.value.reason == "PreparationKilled"
+    assert killed.value.reason == "HostOutOfMemory"
     assert "memory" in killed.value.message
 
 

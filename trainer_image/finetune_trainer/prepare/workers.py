@@ -106,7 +106,7 @@ def _result(future: "Future[Result]") -> Result:
             "a process of the preparation was killed from outside, most likely because the pod's memory ran out. "
             "Raise spec.resources.memory, or lower spec.resources.cpu: each CPU has a process of its own"
         )
-        raise Transient(message, reason="PreparationKilled") from None
+        raise Transient(message, reason="HostOutOfMemory") from None
 
 
 @contextmanager
