@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,13 +189,19 @@ def test_the_columns_show_the_progress_and_wide_ones_the_reason_and_the_artifact
     assert row.split()[-3:] == ["3", "Training", "s3://adapters/faq/faq-r1-0b5a2f1e"]
 
 
-@pytest.mark.usefixtures("unattended")
 def test_a_class_prints_what_it_offers(place: Place, gpu_class: str) -> None:
-    patch = '{"status": {"nodes": 2, "devices": 8}}'
-    place("patch", "gpuclass", gpu_class, "--subresource=status", "--type=merge", "--patch", patch)
-    header, row = place("get", "gpuclass", gpu_class).splitlines()
-    assert header.split() == ["NAME", "RESOURCE", "MEMORY", "CAPABILITY", "NODES", "DEVICES", "AGE"]
-    assert row.split()[:5] == [gpu_class, "nvidia.com/gpu", "79Gi", "2", "8"]
+    """A watch prints every version: an operator that puts the status right again cannot hide ours."""
+    watch = [*place.kubectl.argv, "get", "gpuclass", gpu_class, "--watch"]
+    with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        header = process.stdout.readline()
+        assert header.split() == ["NAME", "RESOURCE", "MEMORY", "CAPABILITY", "NODES", "DEVICES", "AGE"]
+        patch = '{"status": {"nodes": 2, "devices": 8}}'
+        place("patch", "gpuclass", gpu_class, "--subresource=status", "--type=merge", "--patch", patch)
+        rows = (row.split() for row in process.stdout)
+        row = next(row for row in rows if row[3:5] != ["0", "0"] and len(row) == 6)
+        process.terminate()
+    assert row[:5] == [gpu_class, "nvidia.com/gpu", "79Gi", "2", "8"]
 
 
 def test_explain_describes_a_field(place: Place) -> None:
