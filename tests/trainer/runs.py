@@ -75,16 +75,17 @@ class Bench:
             "MASTER_PORT": str(port.number),
             "OMP_NUM_THREADS": "1",
         }
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.trainer.rank", json.dumps(order)],
-                env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                cwd=Path(__file__).parents[2],
-                stdout=logs[rank].open("wb"),
-                stderr=subprocess.STDOUT,
-            )
-            for rank in range(count)
-        ]
+        ranks = []
+        for rank, file in enumerate(logs):
+            with file.open("wb") as log:  # the process has it too
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "tests.trainer.rank", json.dumps(order)],
+                    env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                    cwd=Path(__file__).parents[2],
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            ranks.append(process)
         try:
             until("all ranks have ended, or one has failed", lambda: _have_ended(ranks), seconds=500, pause=0.1)
         finally:

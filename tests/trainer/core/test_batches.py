@@ -8,6 +8,7 @@ import torch
 
 from finetune_trainer.objectives.objective import TokenRow
 from finetune_trainer.objectives.sft.loss import AnswerCollator
+from finetune_trainer.prepare.token_files import StoredRows
 from finetune_trainer.training.batches import (
     FILLER,
     BatchShape,
@@ -86,7 +87,7 @@ def test_labels_are_the_next_tokens_and_only_where_learned() -> None:
 
 
 def test_a_filler_is_one_token_without_a_label() -> None:
-    rows = RowSet([_row([5, 6], [True, True])])
+    rows = RowSet(StoredRows(np.array([5, 6], np.int32), np.array([True, True]), np.array([0, 2])))
     batch = AnswerCollator(pad=0)([rows[FILLER]])
     assert (batch["input_ids"].tolist(), batch["labels"].tolist()) == ([[5]], [[-100]])
 
