@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -129,8 +130,7 @@ def _wait_at(gates: Sequence[tuple[Mapping[str, Any], str]]) -> None:
     def come_to(**places: Any) -> None:
         if closed and all(_has_come(places.get(name), want) for name, want in closed[0][0].items()):
             _, fifo = closed.pop(0)
-            with open(fifo, "rb") as gate:
-                gate.read()
+            _wait_until_open(fifo)
 
     update, training_step = RecordKeeper.update, transformers.Trainer.training_step
 
@@ -145,6 +145,14 @@ def _wait_at(gates: Sequence[tuple[Mapping[str, Any], str]]) -> None:
 
     RecordKeeper.update = update_and_come  # type: ignore[method-assign]
     transformers.Trainer.training_step = step_and_come
+
+
+def _wait_until_open(fifo: str) -> None:
+    """Not in one read: a signal that comes just before it would be heard only when the gate opens."""
+    with open(fifo, "rb") as gate:
+        os.set_blocking(gate.fileno(), False)
+        while gate.read() is None:  # b"" once the other end is closed
+            time.sleep(0.01)
 
 
 def _has_come(value: Any, want: Any) -> bool:
